@@ -1,0 +1,178 @@
+//! What a coordinator concludes from the drives' answers about one key (PROTOCOL.md section 4).
+
+use std::collections::BTreeMap;
+
+use holdfast_types::{Ballot, Entry, EntryKind, OperationId, Quorum, VersionId};
+
+use crate::state::{HolderMask, KeyView, ShardStatus};
+
+/// What came back from one drive of the set, by shard index.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Answer {
+    /// Nothing, or an error: unknown.
+    #[default]
+    None,
+    /// What it holds.
+    View(KeyView),
+}
+
+/// Where a candidate stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Chosen for all time.
+    Settled,
+    /// May have been chosen, may yet be.
+    Open,
+}
+
+/// An operation that drives hold for a register.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Candidate {
+    /// The version it is of.
+    pub version: VersionId,
+    /// Its entry under the highest ballot seen.
+    pub entry: Entry,
+    /// Drives that hold it under any ballot, by shard index.
+    pub holders: HolderMask,
+    /// Drives whose shard is there, by shard index (all holders when it has no data).
+    pub shards: HolderMask,
+    /// Whether a drive flagged it settled.
+    pub flagged: bool,
+    /// Settled or open.
+    pub verdict: Verdict,
+}
+
+/// The conclusion for one register.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Judgement {
+    /// No candidate can have been chosen: the register is empty.
+    Absent,
+    /// The best candidate that is not out.
+    Found(Candidate),
+    /// Too few drives answered to conclude anything: fewer than R that count.
+    Unknown {
+        /// Counting answers there are.
+        have: u8,
+        /// Counting answers needed.
+        need: u8,
+    },
+}
+
+/// Judges one register.
+///
+/// By highest ballot: *settled* if flagged, or held under one ballot by `T_v` drives; *out* if
+/// `j + u < T_v`, j counting holders under any ballot and u the drives that did not answer, or do not
+/// count and do not hold it; else *open*.
+#[must_use]
+pub fn judge(quorum: Quorum, answers: &[Answer], version: VersionId) -> Judgement {
+    assert_eq!(answers.len(), usize::from(quorum.n()), "one answer for each drive of the set");
+    let counting = answers.iter().filter(|a| matches!(a, Answer::View(v) if v.counts)).count();
+    let mut candidates = collect(answers, version);
+    candidates.sort_by_key(|c| std::cmp::Reverse(c.candidate.entry.ballot));
+    if counting < usize::from(quorum.read()) {
+        return Judgement::Unknown { have: counting as u8, need: quorum.read() };
+    }
+    for tally in candidates {
+        let needed = quorum.chosen(tally.candidate.entry.data_shards());
+        let unknown = unknown_for(answers, &tally.candidate);
+        if tally.is_settled(needed) {
+            return Judgement::Found(tally.into_candidate(Verdict::Settled));
+        }
+        if tally.candidate.holders.count() + unknown >= needed {
+            return Judgement::Found(tally.into_candidate(Verdict::Open));
+        }
+    }
+    Judgement::Absent
+}
+
+/// Judges every register of a key that any drive holds and finds the latest: the live one of highest
+/// order (PROTOCOL.md section 2). An open register of higher order comes first, for it must be
+/// resolved before anything below it may be answered.
+#[must_use]
+pub fn judge_latest(quorum: Quorum, answers: &[Answer]) -> Judgement {
+    let mut versions: Vec<VersionId> = answers
+        .iter()
+        .filter_map(|a| if let Answer::View(v) = a { Some(v) } else { None })
+        .flat_map(|v| v.registers.keys().copied())
+        .collect();
+    versions.sort_unstable();
+    versions.dedup();
+    if versions.is_empty() {
+        return judge(quorum, answers, VersionId::NULL);
+    }
+    let mut best: Option<Candidate> = None;
+    for version in versions {
+        match judge(quorum, answers, version) {
+            Judgement::Unknown { have, need } => return Judgement::Unknown { have, need },
+            Judgement::Absent => {}
+            Judgement::Found(candidate) => {
+                let gone = candidate.verdict == Verdict::Settled
+                    && candidate.entry.kind == EntryKind::Tombstone;
+                let above = best.as_ref().is_none_or(|b| candidate.entry.order > b.entry.order);
+                if !gone && above {
+                    best = Some(candidate);
+                }
+            }
+        }
+    }
+    best.map_or(Judgement::Absent, Judgement::Found)
+}
+
+/// A candidate with its holders under each ballot.
+struct Tally {
+    candidate: Candidate,
+    by_ballot: BTreeMap<Ballot, u8>,
+}
+
+impl Tally {
+    fn is_settled(&self, needed: u8) -> bool {
+        self.candidate.flagged || self.by_ballot.values().any(|count| *count >= needed)
+    }
+
+    fn into_candidate(self, verdict: Verdict) -> Candidate {
+        Candidate { verdict, ..self.candidate }
+    }
+}
+
+/// Gathers the candidates of a register over all answers.
+fn collect(answers: &[Answer], version: VersionId) -> Vec<Tally> {
+    let mut tallies: BTreeMap<OperationId, Tally> = BTreeMap::new();
+    for (index, answer) in answers.iter().enumerate() {
+        let Answer::View(view) = answer else { continue };
+        let Some(register) = view.registers.get(&version) else { continue };
+        for held in &register.entries {
+            let tally = tallies.entry(held.entry.operation).or_insert_with(|| Tally {
+                candidate: Candidate {
+                    version,
+                    entry: held.entry.clone(),
+                    holders: HolderMask::default(),
+                    shards: HolderMask::default(),
+                    flagged: false,
+                    verdict: Verdict::Open,
+                },
+                by_ballot: BTreeMap::new(),
+            });
+            let candidate = &mut tally.candidate;
+            if held.entry.ballot > candidate.entry.ballot {
+                candidate.entry = held.entry.clone();
+            }
+            candidate.holders = candidate.holders.with(index as u8);
+            if held.shard != ShardStatus::Missing {
+                candidate.shards = candidate.shards.with(index as u8);
+            }
+            candidate.flagged |= held.settled;
+            *tally.by_ballot.entry(held.entry.ballot).or_default() += 1;
+        }
+    }
+    tallies.into_values().collect()
+}
+
+/// Drives that may hold the candidate without our knowing: silent ones, and uncounted ones that do
+/// not show it.
+fn unknown_for(answers: &[Answer], candidate: &Candidate) -> u8 {
+    let unknown = answers.iter().enumerate().filter(|(index, answer)| match answer {
+        Answer::None => true,
+        Answer::View(view) => !view.counts && !candidate.holders.has(*index as u8),
+    });
+    unknown.count() as u8
+}

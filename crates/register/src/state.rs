@@ -1,0 +1,247 @@
+//! What one drive holds for one key, as plain values.
+//!
+//! ```text
+//! KeyState --- promise, memory (volatile)
+//!    +-- RegisterState (one per version)
+//!          +-- Held: newest entry            highest ballot
+//!          +-- Held: unsettled ones below it
+//!          +-- Held: the last settled entry  lowest ballot
+//! ```
+//!
+//! A register keeps every entry from its last settled one upwards: an unsettled entry that a newer
+//! one overtook may have been chosen, and judging counts its holders.
+
+use std::collections::BTreeMap;
+
+use holdfast_types::{Ballot, Entry, HybridTime, OperationId, VersionId};
+
+/// Which shards of an entry are known to be held, bit i for shard index i.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]
+pub struct HolderMask(pub u16);
+
+impl HolderMask {
+    /// The mask of `n` shards.
+    #[must_use]
+    pub const fn full(n: u8) -> Self {
+        Self(if n >= 16 { u16::MAX } else { (1 << n) - 1 })
+    }
+
+    /// With shard `index` added.
+    #[must_use]
+    pub const fn with(self, index: u8) -> Self {
+        Self(self.0 | 1 << index)
+    }
+
+    /// Whether shard `index` is held.
+    #[must_use]
+    pub const fn has(self, index: u8) -> bool {
+        self.0 & (1 << index) != 0
+    }
+
+    /// Shards held.
+    #[must_use]
+    pub const fn count(self) -> u8 {
+        self.0.count_ones() as u8
+    }
+
+    /// Both.
+    #[must_use]
+    pub const fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// Whether a drive has its shard of an entry's own data.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum ShardStatus {
+    /// The entry has no data of its own.
+    NoData = 0,
+    /// The shard is on stable media here.
+    Present = 1,
+    /// The entry was accepted without its shard: counts as chosen, never as acknowledged.
+    Missing = 2,
+}
+
+/// One entry on one drive.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Held {
+    /// The entry as accepted.
+    pub entry: Entry,
+    /// Whether this drive's shard is here.
+    pub shard: ShardStatus,
+    /// Whether a Settle named it: it was chosen, for all time.
+    pub settled: bool,
+    /// Holders the Settle named; empty until then.
+    pub holders: HolderMask,
+}
+
+impl Held {
+    /// Whether the drive can serve its part of the entry: nothing to hold, or held.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.shard != ShardStatus::Missing
+    }
+}
+
+/// One version of a key on one drive: entries by falling ballot; only the last may be settled.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct RegisterState {
+    /// Never empty in a [`KeyState`].
+    pub entries: Vec<Held>,
+}
+
+impl RegisterState {
+    /// The entry of the highest ballot.
+    #[must_use]
+    pub fn head(&self) -> Option<&Held> {
+        self.entries.first()
+    }
+
+    /// The last settled entry.
+    #[must_use]
+    pub fn settled(&self) -> Option<&Held> {
+        self.entries.iter().find(|held| held.settled)
+    }
+
+    /// The entry of an operation.
+    #[must_use]
+    pub fn of_operation(&self, operation: OperationId) -> Option<&Held> {
+        self.entries.iter().find(|held| held.entry.operation == operation)
+    }
+}
+
+/// That a drive accepted an operation at a ballot (volatile).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct Remembered {
+    /// The operation accepted, or absorbed by the one accepted.
+    pub operation: OperationId,
+    /// The ballot it was accepted under.
+    pub ballot: Ballot,
+    /// The drive's clock at that moment.
+    pub at: HybridTime,
+}
+
+/// All that one drive holds for one key.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct KeyState {
+    /// The registers held.
+    pub registers: BTreeMap<VersionId, RegisterState>,
+    /// The highest ballot promised for this key in this process (volatile; the drive-wide floor
+    /// stands for promises of earlier processes).
+    pub promise: Ballot,
+    /// Operations accepted in this process, oldest first (volatile).
+    pub memory: Vec<Remembered>,
+}
+
+/// Most entries one register keeps above its settled one; an Accept beyond them is refused as
+/// overloaded until a Settle comes. Bounds a register under many concurrent blind writers.
+pub const UNSETTLED_MAX: usize = 64;
+
+impl KeyState {
+    /// The highest ballot accepted for the key.
+    #[must_use]
+    pub fn highest(&self) -> Ballot {
+        let held = self.registers.values().filter_map(|r| r.head()).map(|h| h.entry.ballot).max();
+        held.unwrap_or(Ballot::ZERO)
+    }
+
+    /// Stores an accepted entry (INV-REG-1: entries stay sorted by falling ballot). Returns what it
+    /// replaced: the same operation under lower ballots.
+    pub fn apply_accept(&mut self, version: VersionId, held: Held) -> Vec<Held> {
+        let register = self.registers.entry(version).or_default();
+        let (replaced, mut kept): (Vec<_>, Vec<_>) =
+            register.entries.drain(..).partition(|old| old.entry.operation == held.entry.operation);
+        let settled = held.settled || replaced.iter().any(|old| old.settled);
+        let newest = replaced.iter().map(|old| old.entry.ballot).max().unwrap_or(Ballot::ZERO);
+        let mut merged = held;
+        if newest > merged.entry.ballot {
+            // A late duplicate of an operation adopted since: keep the higher ballot.
+            merged.entry.ballot = newest;
+        }
+        merged.settled = settled;
+        for old in &replaced {
+            merged.holders = merged.holders.union(old.holders);
+            if old.shard == ShardStatus::Present {
+                merged.shard = ShardStatus::Present;
+            }
+        }
+        let at = kept.partition_point(|old| old.entry.ballot > merged.entry.ballot);
+        kept.insert(at, merged);
+        debug_assert!(kept.windows(2).all(|w| w[0].entry.ballot > w[1].entry.ballot));
+        register.entries = kept;
+        replaced
+    }
+
+    /// Marks an operation's entry settled and drops what lies below it, when the Settle names enough
+    /// holders (`drop_below`). Returns what was dropped.
+    pub fn apply_settle(
+        &mut self,
+        version: VersionId,
+        operation: OperationId,
+        holders: HolderMask,
+        drop_below: bool,
+    ) -> Vec<Held> {
+        let Some(register) = self.registers.get_mut(&version) else { return Vec::new() };
+        let found = register.entries.iter().position(|held| held.entry.operation == operation);
+        let Some(at) = found else { return Vec::new() };
+        register.entries[at].settled = true;
+        register.entries[at].holders = register.entries[at].holders.union(holders);
+        if drop_below { register.entries.split_off(at + 1) } else { Vec::new() }
+    }
+
+    /// Removes a register's entries up to `ballot`. Returns what was removed.
+    pub fn apply_purge(&mut self, version: VersionId, ballot: Ballot) -> Vec<Held> {
+        let Some(register) = self.registers.get_mut(&version) else { return Vec::new() };
+        let (gone, kept): (Vec<_>, Vec<_>) =
+            register.entries.drain(..).partition(|held| held.entry.ballot <= ballot);
+        register.entries = kept;
+        if register.entries.is_empty() {
+            self.registers.remove(&version);
+        }
+        gone
+    }
+
+    /// Remembers that `operation` was accepted at `ballot`, and forgets what is older than `horizon`.
+    pub fn remember(&mut self, remembered: Remembered, horizon: HybridTime) {
+        self.memory.retain(|old| old.at >= horizon);
+        self.memory.push(remembered);
+    }
+
+    /// Whether nothing is held or promised, so that the state need not be kept.
+    #[must_use]
+    pub fn is_blank(&self) -> bool {
+        self.registers.is_empty() && self.promise == Ballot::ZERO && self.memory.is_empty()
+    }
+
+    /// What a drive answers about the key. `remembers` is decided by the drive (see
+    /// [`crate::decide::remembers_since`]).
+    #[must_use]
+    pub fn view(&self, floor: Ballot, counts: bool, remembers: bool) -> KeyView {
+        KeyView {
+            registers: self.registers.clone(),
+            highest: self.highest(),
+            promise: self.promise.max(floor),
+            memory: self.memory.clone(),
+            remembers,
+            counts,
+        }
+    }
+}
+
+/// One drive's answer about one key.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct KeyView {
+    /// The registers held (all, or the one asked for).
+    pub registers: BTreeMap<VersionId, RegisterState>,
+    /// The highest ballot accepted for the key, in any register.
+    pub highest: Ballot,
+    /// The highest ballot promised.
+    pub promise: Ballot,
+    /// Operations remembered (in answers to Prepare).
+    pub memory: Vec<Remembered>,
+    /// Whether `memory` is complete since the time the question named; false means "unknown".
+    pub remembers: bool,
+    /// Whether the drive counts for reads, promises and memory (PROTOCOL.md section 5).
+    pub counts: bool,
+}
