@@ -7,7 +7,9 @@
 //! | module | holds |
 //! |---|---|
 //! | [`api`] | commands to a drive, its replies and errors |
+//! | [`meta_index`] | [`meta_index::MetaIndex`], the index that can be lost; its in-memory twin |
 //! | [`node`] | [`node::Node`], the trait through which drives are reached, one message a node |
 
 pub mod api;
+pub mod meta_index;
 pub mod node;
