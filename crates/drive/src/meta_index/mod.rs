@@ -24,7 +24,7 @@ use bytes::Bytes;
 
 pub use memory::{MemoryIndex, MemoryMedium};
 
-/// A position in the drive's log. Rises with every record over all opens of the drive.
+/// A position in the drive's log: the number of a batch. Rises over all opens of the drive.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Lsn(pub u64);
 
