@@ -11,6 +11,7 @@
 
 pub mod api;
 pub mod error;
+pub mod list_merge;
 pub mod meta;
 
 pub use api::ObjectStore;
