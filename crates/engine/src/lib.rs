@@ -10,6 +10,7 @@
 //! | [`meta`] | [`ObjectMeta`], the engine's record of an object, and its format |
 
 pub mod api;
+pub mod checksum;
 pub mod error;
 pub mod list_merge;
 pub mod meta;
