@@ -10,10 +10,13 @@
 //! | [`meta`] | [`ObjectMeta`], the engine's record of an object, and its format |
 
 pub mod api;
+pub mod bucket_record;
 pub mod checksum;
+pub mod complete_judge;
 pub mod error;
 pub mod list_merge;
 pub mod meta;
+pub mod upload_record;
 
 pub use api::ObjectStore;
 pub use error::StoreError;
