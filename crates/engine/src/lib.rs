@@ -6,10 +6,12 @@
 //! | module | holds |
 //! |---|---|
 //! | [`api`] | [`api::ObjectStore`], what the gateway calls, with its requests and answers |
+//! | [`checksum`] | S3's additional checksums of bodies, and of objects made of parts |
 //! | [`error`] | [`StoreError`], by what a client can do |
 //! | [`meta`] | [`ObjectMeta`], the engine's record of an object, and its format |
 
 pub mod api;
+pub mod checksum;
 pub mod error;
 pub mod meta;
 
