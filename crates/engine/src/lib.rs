@@ -6,6 +6,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`api`] | [`api::ObjectStore`], what the gateway calls, with its requests and answers |
+//! | [`checksum`] | S3's additional checksums of bodies, and of objects made of parts |
 //! | [`error`] | [`StoreError`], by what a client can do |
 //! | [`meta`] | [`ObjectMeta`], the engine's record of an object, and its format |
 //! | [`engine`] | [`Engine`]: the sets of a layout, admission |
@@ -26,6 +27,7 @@ mod actor;
 pub mod api;
 pub mod draft;
 pub mod engine;
+pub mod checksum;
 pub mod error;
 mod health;
 pub mod knobs;
@@ -47,7 +49,6 @@ mod write;
 
 // Buckets, lists, uploads and copies, on top of the sets.
 pub mod bucket_record;
-pub mod checksum;
 pub mod complete_judge;
 pub mod list_merge;
 pub mod upload_record;
