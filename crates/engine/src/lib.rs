@@ -6,6 +6,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`api`] | [`api::ObjectStore`], what the gateway calls, with its requests and answers |
+//! | [`checksum`] | S3's additional checksums of bodies, and of objects made of parts |
 //! | [`error`] | [`StoreError`], by what a client can do |
 //! | [`meta`] | [`ObjectMeta`], the engine's record of an object, and its format |
 //! | [`engine`] | [`Engine`]: the sets of a layout, admission |
@@ -19,13 +20,17 @@
 //! | `admission` | bounds on what goes on at once |
 //! | `actor`, `health` | what a set owns: settle batches, the view of its drives |
 //! | `round`, `task` | one message a node; where tasks are started |
-//! | `registry` | stamps of buckets |
+//! | `registry`, `buckets`, [`bucket_record`] | stamps of buckets; their life; what the registry holds |
+//! | `list`, [`list_merge`] | LIST over all sets; the pure merge behind it |
+//! | [`upload_record`], [`complete_judge`] | the life of an upload; which parts make an object |
+//! | [`checksum`] | S3's additional checksums and entity tags |
 
 mod actor;
 mod admission;
 pub mod api;
 pub mod draft;
 pub mod engine;
+pub mod checksum;
 pub mod error;
 mod health;
 pub mod knobs;
@@ -48,6 +53,12 @@ mod update;
 mod write;
 
 pub use admission::Permit;
+// Buckets, lists, uploads and copies, on top of the sets.
+pub mod bucket_record;
+pub mod complete_judge;
+pub mod list_merge;
+pub mod upload_record;
+
 pub use api::ObjectStore;
 pub use draft::{Data, Decision, Draft, Received, ScanResult};
 pub use engine::{Engine, EngineConfig};
