@@ -15,7 +15,9 @@
 //! | [`knobs`] | what can be tuned |
 //! | `read`, `scan` | linearizable reads of a key and of a range of keys |
 //! | `write`, `update`, `resolve` | blind writes, conditional writes, adoption |
+//! | `receive`, `stream` | bodies on their way in and out |
 //! | `staged` | a draft shaped and encoded for its drives |
+//! | `admission` | bounds on what goes on at once |
 //! | `actor`, `health` | what a set owns: settle batches, the view of its drives |
 //! | `round`, `task` | one message a node; where tasks are started |
 //! | `registry`, `buckets`, [`bucket_record`] | stamps of buckets; their life; what the registry holds |
@@ -24,6 +26,7 @@
 //! | [`checksum`] | S3's additional checksums and entity tags |
 
 mod actor;
+mod admission;
 pub mod api;
 pub mod draft;
 pub mod engine;
@@ -35,18 +38,21 @@ pub mod meta;
 #[cfg(test)]
 mod primitives_tests;
 mod read;
+mod receive;
 mod registry;
 mod resolve;
 mod round;
 mod scan;
 pub mod set;
 mod staged;
+mod stream;
 mod task;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod update;
 mod write;
 
+pub use admission::Permit;
 // Buckets, lists, uploads and copies, on top of the sets.
 pub mod bucket_record;
 pub mod complete_judge;
