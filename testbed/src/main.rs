@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`up`], [`down`] | `testbed up`, `testbed down`: a cluster on free loopback ports |
 //! | [`fault`] | `testbed fault`: kill, stop, start, pause, resume a node; scribble over an index |
+//! | [`bench`] | `testbed bench`: load with verified content, latencies, the servers' CPU |
 //! | [`cluster`] | `cluster.json`, what the commands know of a cluster |
 //! | [`process`], [`health`], [`ports`] | daemons as processes, their readiness, their ports |
 
@@ -15,6 +16,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod cluster;
 mod down;
 mod fault;
@@ -23,7 +25,7 @@ mod ports;
 mod process;
 mod up;
 
-/// Local Holdfast clusters: start, hurt.
+/// Local Holdfast clusters: start, hurt, measure.
 #[derive(Parser)]
 #[command(name = "testbed", version)]
 struct Cli {
@@ -39,6 +41,8 @@ enum Command {
     Down(down::Args),
     /// Do something bad to a node, or undo it; returns when it is in effect.
     Fault(fault::Args),
+    /// Put load on a cluster and measure it.
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -46,6 +50,7 @@ fn main() -> ExitCode {
         Command::Up(args) => up::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Down(args) => down::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Fault(args) => fault::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Bench(args) => bench::run(&args),
     };
     done.unwrap_or_else(|error| {
         eprintln!("testbed: {error:#}");
