@@ -1,16 +1,37 @@
-//! temp
-use holdfast_types::*;
-pub struct Layout { pub cluster: ClusterId, pub generation: u32, pub nodes: Vec<NodeSpec>, pub pools: Vec<Pool> }
-pub struct NodeSpec { pub url: String }
-pub struct Pool { pub weight: u64, pub sets: Vec<SetLayout> }
-pub struct SetLayout { pub index: SetIndex, pub epoch: SetEpoch, pub drives: Vec<DriveSlot> }
-pub struct DriveSlot { pub drive: DriveId, pub node: NodeIndex, pub path: String }
-impl Layout {
-  pub fn sets(&self) -> impl Iterator<Item=&SetLayout> { self.pools.iter().flat_map(|p| &p.sets) }
-  pub fn first_set(&self) -> &SetLayout { self.sets().next().unwrap() }
-  pub fn set_of(&self, key: &RegisterKey) -> Result<&SetLayout, codec::CodecError> { key.placing_name()?; Ok(self.first_set()) }
-  pub fn order(&self, set: &SetLayout, key: &RegisterKey) -> Result<Vec<usize>, codec::CodecError> {
-    let name = key.placing_name()?; let n = set.drives.len();
-    let by = name.iter().map(|b| *b as usize).sum::<usize>() % n;
-    Ok((0..n).map(|i| (i + by) % n).collect()) }
-}
+//! Placement: who holds what. Pure functions on plain values.
+//!
+//! Owns the volume arguments and their expansion notation, the sizes of erasure sets, the layout
+//! document, and the hashing from a key to pool, set and drive order. Opens no file, resolves no host
+//! name, and never decides whether a drive is up.
+//!
+//! ```text
+//! arguments -> parse_volumes -> PoolSpec (endpoints) -> plan_sets -> Layout::plan -> layout document
+//! key -> pool (weighted rendezvous) -> set (keyed hash) -> order of drives (permutation)
+//! ```
+//!
+//! INV-PLACE-1: where a key lives is a function of the layout document and the key alone, computed in
+//! integers, the same on every machine and for ever. INV-PLACE-2: adding a pool moves keys only into
+//! the new pool. INV-PLACE-3: a set has equally many drives on each of its nodes.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`endpoint`] | one drive of one node: `http://host:port/path` or a path |
+//! | [`notation`] | ranges `{a...b}` and their expansion |
+//! | [`volumes`] | [`parse_volumes`]: arguments to pools, with every refusal |
+//! | [`sets`] | [`set_size`] and [`plan_sets`] |
+//! | [`layout`] | [`Layout`], the document, its validation |
+//! | `hash` | the arithmetic of pool, set and order |
+
+pub mod endpoint;
+mod error;
+mod hash;
+pub mod layout;
+pub mod notation;
+pub mod sets;
+pub mod volumes;
+
+pub use endpoint::Endpoint;
+pub use error::PlacementError;
+pub use layout::{DriveSlot, Layout, NodeSpec, Pool, SetLayout};
+pub use sets::{plan_sets, set_size};
+pub use volumes::{PoolSpec, parse_volumes};
