@@ -55,8 +55,13 @@ mod write;
 pub use admission::Permit;
 // Buckets, lists, uploads and copies, on top of the sets.
 pub mod bucket_record;
+mod buckets;
+pub mod checksum;
 pub mod complete_judge;
+mod list;
 pub mod list_merge;
+#[cfg(test)]
+mod objects_tests;
 pub mod upload_record;
 
 pub use api::ObjectStore;
