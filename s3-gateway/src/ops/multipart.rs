@@ -4,7 +4,7 @@ use bytes::Bytes;
 use holdfast_engine::{
     StoreError,
     api::{self, UploadInfo},
-    checksum::ChecksumAlgorithm as Algorithm,
+    checksum::Algorithm,
 };
 use holdfast_types::limits::{PAGE_KEYS_MAX, PARTS_MAX};
 use s3s::{S3Request, S3Response, S3Result, dto::*};
