@@ -119,7 +119,7 @@ pub(crate) fn asked(headers: &HeaderMap) -> S3Result<Option<Algorithm>> {
     let name = text(headers, "x-amz-sdk-checksum-algorithm")
         .or_else(|| text(headers, "x-amz-checksum-algorithm"));
     let Some(name) = name.filter(|name| !name.is_empty()) else { return Ok(None) };
-    Algorithm::by_name(name)
+    Algorithm::by_name(&name.to_ascii_uppercase())
         .map(Some)
         .ok_or_else(|| invalid("InvalidRequest", format!("checksum algorithm {name} is unknown")))
 }

@@ -32,10 +32,10 @@ impl Algorithm {
     pub const ALL: [Self; 5] =
         [Self::Crc32, Self::Crc32c, Self::Crc64Nvme, Self::Sha1, Self::Sha256];
 
-    /// By S3's name of it, in any case: headers have it in upper case, some SDKs in lower case.
+    /// By S3's name of it.
     #[must_use]
     pub fn by_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|algorithm| algorithm.name().eq_ignore_ascii_case(name))
+        Self::ALL.into_iter().find(|algorithm| algorithm.name() == name)
     }
 
     /// S3's name of it.
@@ -58,13 +58,6 @@ impl Algorithm {
             Self::Crc64Nvme => !composite,
             Self::Sha1 | Self::Sha256 => composite,
         }
-    }
-
-    /// Whether an upload that does not say is composite of this kind. S3 user guide, "Checking object
-    /// integrity": CRC64NVME defaults to the full object, all others to composite.
-    #[must_use]
-    pub const fn composite_by_default(self) -> bool {
-        !matches!(self, Self::Crc64Nvme)
     }
 
     /// Bytes of a value.

@@ -6,6 +6,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`api`] | [`api::ObjectStore`], what the gateway calls, with its requests and answers |
+//! | [`checksum`] | S3's additional checksums of bodies, and of objects made of parts |
 //! | [`error`] | [`StoreError`], by what a client can do |
 //! | [`meta`] | [`ObjectMeta`], the engine's record of an object, and its format |
 //! | [`engine`] | [`Engine`]: the sets of a layout, admission |
@@ -14,7 +15,9 @@
 //! | [`knobs`] | what can be tuned |
 //! | `read`, `scan` | linearizable reads of a key and of a range of keys |
 //! | `write`, `update`, `resolve` | blind writes, conditional writes, adoption |
+//! | `receive`, `stream` | bodies on their way in and out |
 //! | `staged` | a draft shaped and encoded for its drives |
+//! | `admission` | bounds on what goes on at once |
 //! | `actor`, `health` | what a set owns: settle batches, the view of its drives |
 //! | `round`, `task` | one message a node; where tasks are started |
 //! | `registry`, `buckets`, [`bucket_record`] | stamps of buckets; their life; what the registry holds |
@@ -23,6 +26,7 @@
 //! | [`checksum`] | S3's additional checksums and entity tags |
 
 mod actor;
+mod admission;
 pub mod api;
 pub mod draft;
 pub mod engine;
@@ -34,18 +38,21 @@ pub mod meta;
 #[cfg(test)]
 mod primitives_tests;
 mod read;
+mod receive;
 mod registry;
 mod resolve;
 mod round;
 mod scan;
 pub mod set;
 mod staged;
+mod stream;
 mod task;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod update;
 mod write;
 
+pub use admission::Permit;
 // Buckets, lists, uploads and copies, on top of the sets.
 pub mod bucket_record;
 pub mod complete_judge;
