@@ -7,7 +7,9 @@
 //! | module | holds |
 //! |---|---|
 //! | [`api`] | commands to a drive, its replies and errors |
+//! | [`fabric`] | other nodes over gRPC: client carrier, server adapter, authentication |
 //! | [`node`] | [`node::Node`], the trait through which drives are reached, one message a node |
 
 pub mod api;
+pub mod fabric;
 pub mod node;
