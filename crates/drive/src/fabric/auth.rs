@@ -14,8 +14,8 @@
 //! first message; tampering on the path is TLS's business.
 
 use hmac::{Hmac, Mac};
-use http::{HeaderMap, HeaderValue};
 use holdfast_types::limits;
+use http::{HeaderMap, HeaderValue};
 use sha2::{Digest, Sha256};
 
 /// Header: the sender's wall clock in microseconds.
