@@ -6,13 +6,63 @@
 //! | module | holds |
 //! |---|---|
 //! | [`api`] | [`api::ObjectStore`], what the gateway calls, with its requests and answers |
+//! | [`checksum`] | S3's additional checksums of bodies, and of objects made of parts |
 //! | [`error`] | [`StoreError`], by what a client can do |
 //! | [`meta`] | [`ObjectMeta`], the engine's record of an object, and its format |
+//! | [`engine`] | [`Engine`]: the sets of a layout, admission |
+//! | [`set`] | [`SetHandle`], the way to a set |
+//! | [`draft`] | what callers of the set primitives exchange with them |
+//! | [`knobs`] | what can be tuned |
+//! | `read`, `scan` | linearizable reads of a key and of a range of keys |
+//! | `write`, `update`, `resolve` | blind writes, conditional writes, adoption |
+//! | `receive`, `stream` | bodies on their way in and out |
+//! | `staged` | a draft shaped and encoded for its drives |
+//! | `admission` | bounds on what goes on at once |
+//! | `actor`, `health` | what a set owns: settle batches, the view of its drives |
+//! | `round`, `task` | one message a node; where tasks are started |
+//! | `registry`, `buckets`, [`bucket_record`] | stamps of buckets; their life; what the registry holds |
+//! | `list`, [`list_merge`] | LIST over all sets; the pure merge behind it |
+//! | [`upload_record`], [`complete_judge`] | the life of an upload; which parts make an object |
+//! | [`checksum`] | S3's additional checksums and entity tags |
 
+mod actor;
+mod admission;
 pub mod api;
+pub mod draft;
+pub mod engine;
+pub mod checksum;
 pub mod error;
+mod health;
+pub mod knobs;
 pub mod meta;
+#[cfg(test)]
+mod primitives_tests;
+mod read;
+mod receive;
+mod registry;
+mod resolve;
+mod round;
+mod scan;
+pub mod set;
+mod staged;
+mod stream;
+mod task;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+mod update;
+mod write;
+
+pub use admission::Permit;
+// Buckets, lists, uploads and copies, on top of the sets.
+pub mod bucket_record;
+pub mod complete_judge;
+pub mod list_merge;
+pub mod upload_record;
 
 pub use api::ObjectStore;
+pub use draft::{Data, Decision, Draft, Received, ScanResult};
+pub use engine::{Engine, EngineConfig};
 pub use error::StoreError;
+pub use knobs::Knobs;
 pub use meta::ObjectMeta;
+pub use set::SetHandle;

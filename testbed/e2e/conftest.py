@@ -1,0 +1,91 @@
+"""Real daemons, a stock client. Binaries come from the workspace's target folder (or $HOLDFAST_BIN)."""
+import json, os, pathlib, shutil, signal, subprocess, tempfile, time
+
+import boto3, botocore.config, pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BIN = pathlib.Path(os.environ.get("HOLDFAST_BIN", ROOT / "target" / "debug"))
+# Go and Python clients read these; over http they must not matter.
+for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+    os.environ.pop(name, None)
+
+
+def run(*args, check=True, timeout=120, **kwargs):
+    done = subprocess.run([str(a) for a in args], capture_output=True, text=True, timeout=timeout, **kwargs)
+    assert not check or done.returncode == 0, f"{args}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def client(endpoint, access_key, secret_key, attempts=8):
+    config = botocore.config.Config(
+        retries={"max_attempts": attempts, "mode": "standard"}, connect_timeout=5, read_timeout=60,
+        s3={"addressing_style": "path"}, max_pool_connections=64)
+    return boto3.client("s3", endpoint_url=endpoint, aws_access_key_id=access_key,
+                        aws_secret_access_key=secret_key, region_name="us-east-1", config=config)
+
+
+class Cluster:
+    def __init__(self, folder, nodes, drives):
+        self.dir = pathlib.Path(folder)
+        run(BIN / "testbed", "up", "--nodes", nodes, "--drives", drives, "--dir", self.dir, "--detach")
+        self.facts = json.loads((self.dir / "cluster.json").read_text())
+
+    @property
+    def endpoints(self):
+        return self.facts["endpoints"]
+
+    def s3(self, node=1, **kwargs):
+        return client(self.endpoints[node - 1], self.facts["access_key"], self.facts["secret_key"], **kwargs)
+
+    def fault(self, *args):
+        run(BIN / "testbed", "fault", "--dir", self.dir, *args)
+        self.facts = json.loads((self.dir / "cluster.json").read_text())
+
+    def adminctl(self, *args, node=1):
+        env = dict(os.environ, HOLDFAST_ROOT_USER=self.facts["access_key"],
+                   HOLDFAST_ROOT_PASSWORD=self.facts["secret_key"])
+        return run(BIN / "adminctl", "--endpoint", self.endpoints[node - 1], *args, env=env)
+
+    def down(self):
+        run(BIN / "testbed", "down", "--dir", self.dir, check=False)
+
+
+@pytest.fixture()
+def folder():
+    path = tempfile.mkdtemp(prefix="holdfast-e2e-")
+    yield pathlib.Path(path)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture()
+def cluster(folder):
+    made = Cluster(folder, 4, 4)
+    yield made
+    made.down()
+
+
+class Daemon:
+    """One `holdfastd` started by hand, as the README tells."""
+
+    def __init__(self, cwd, *args, env=None, port=None):
+        self.cwd, self.args, self.env = cwd, args, env or {}
+        self.log = open(pathlib.Path(cwd) / "daemon.log", "a+")
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("HOLDFAST_")}
+        self.process = subprocess.Popen([str(BIN / "holdfastd"), *map(str, args)], cwd=cwd,
+                                        stdout=self.log, stderr=self.log, env={**clean, **self.env})
+
+    def output(self):
+        self.log.flush()
+        return pathlib.Path(self.log.name).read_text()
+
+    def stop(self, how=signal.SIGTERM, timeout=10):
+        started = time.monotonic()
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+        try:
+            self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"not gone {timeout} s after the signal\n{self.output()[-4000:]}")
+        return time.monotonic() - started
