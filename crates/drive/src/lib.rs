@@ -7,6 +7,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`api`] | commands to a drive, its replies and errors |
+//! | [`fabric`] | other nodes over gRPC: client carrier, server adapter, authentication |
 //! | [`meta_index`] | [`meta_index::MetaIndex`], the index that can be lost; its in-memory twin |
 //! | [`runs`] | immutable sorted files, the state of the drive up to the log's tail |
 //! | [`manifest`] | the files that name runs, bitmaps and facts; two are kept |
@@ -15,6 +16,7 @@
 //! | [`disk`] | the device seam, aligned buffers; [`disk_real`] a folder, [`disk_sim`] one in memory |
 
 pub mod api;
+pub mod fabric;
 pub mod checkpoint;
 pub mod disk;
 pub mod disk_real;
