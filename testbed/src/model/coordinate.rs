@@ -4,7 +4,7 @@
 use holdfast_register::{
     Candidate, Command, Decided, Decision, Failure, Judgement, Refusal, Reply, Resolve, Round,
     Seen, Settlement, Step, Target, Verdict,
-    judge::{judge_latest_without, versions_held},
+    judge::{judge, judge_latest_without, versions_held},
     resolve::Reach,
 };
 use holdfast_types::{Ballot, EntryKind, HybridTime, WriterId};
@@ -240,14 +240,19 @@ impl World {
         self.say(|| format!("client {client} is told {id}: {told:?}"));
         if let Told::Value(Some(value)) | Told::Kept(Some(value)) = told {
             self.read.insert(value);
-            let operation = super::actors::operation_of(value);
-            let held = self.drives.iter().flat_map(|d| d.state.registers.values());
-            let need = held.filter_map(|r| r.of_operation(operation)).next();
-            let need = need.map_or(0, |held| held.entry.data_shards());
-            let have = self.whole(operation).count();
-            if have < need {
-                self.violate(format!("{value} was read, but {have} of its {need} shards are left"));
-            }
+            self.check_shards(value);
+        }
+    }
+
+    /// What heads its register must be readable. (What was overtaken meanwhile may be gone: readers
+    /// pin the bytes and start over when they come too late.)
+    fn check_shards(&mut self, value: Id) {
+        let operation = super::actors::operation_of(value);
+        let judgement = judge(self.quorum, &self.all_answers(), self.version_of(value));
+        let Judgement::Found(head) = judgement else { return };
+        let (need, have) = (head.entry.data_shards(), self.whole(operation).count());
+        if head.entry.operation == operation && have < need {
+            self.violate(format!("{value} was read, but {have} of its {need} shards are left"));
         }
     }
 

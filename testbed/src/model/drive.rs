@@ -2,8 +2,9 @@
 
 use holdfast_register::{
     AcceptVerdict, DriveView, Held, HolderMask, KeyState, Refusal, Remembered, Reply,
-    SettleVerdict, ShardStatus, Source, decide::remembers_since, decide_accept, decide_install,
-    decide_prepare, decide_purge, decide_settle,
+    SettleVerdict, ShardStatus, Source,
+    decide::{raised_ceiling, remembers_since},
+    decide_accept, decide_install, decide_prepare, decide_purge, decide_settle,
 };
 use holdfast_types::{Ballot, Entry, HybridTime, OperationId, Quorum, SetEpoch, VersionId, limits};
 
@@ -150,9 +151,8 @@ impl SimDrive {
             return Reply::Refused(refusal);
         }
         self.state.promise = self.state.promise.max(ballot);
-        if ballot.time > self.ceiling {
-            let lead = limits::CLOCK_SKEW_MICROS_MAX / 2;
-            self.ceiling = HybridTime::from_micros(ballot.time.micros() + lead);
+        if let Some(ceiling) = raised_ceiling(self.facts.now, self.ceiling, ballot) {
+            self.ceiling = ceiling;
         }
         let sure = matches!(bug, Some(Bug::NoMemory | Bug::RestartSaysNo));
         let remembers = sure || remembers_since(&self.state, &self.facts, since);

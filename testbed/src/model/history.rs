@@ -3,7 +3,8 @@
 //!
 //! The specification of a key is the stack of its versions, latest on top. In an unversioned bucket
 //! the stack has at most one. An operation whose effect is unknown takes effect at any later time or
-//! never, and its version at any depth: an adoption keeps the order of a write that was given up.
+//! never, and its version at any depth: an adoption keeps the order of a write that was given up. In a
+//! versioned bucket it may do so after its condition has ceased to hold (ADR 0004).
 
 use std::collections::HashSet;
 
@@ -136,6 +137,7 @@ fn apply(id: Id, op: Op, stack: &[Id], versioned: bool) -> Vec<Vec<Id>> {
             same(current == top && fails, stack)
         }
         (Ask::Put, _) => written(id, stack, versioned, open),
+        (Ask::Create | Ask::Replace(_), Told::Open) if versioned => written(id, stack, true, true),
         (Ask::Create, _) if top.is_none() => written(id, stack, versioned, open),
         (Ask::Replace(wanted), _) if top == Some(wanted) => written(id, stack, versioned, open),
         (Ask::Delete, _) => vec![Vec::new()],
