@@ -9,6 +9,7 @@
 //! | [`up`], [`down`] | `testbed up`, `testbed down`: a cluster on free loopback ports |
 //! | [`fault`] | `testbed fault`: kill, stop, start, pause, resume a node; scribble over an index |
 //! | [`bench`] | `testbed bench`: load with verified content, latencies, the servers' CPU |
+//! | [`model`] | `testbed model`: the model checker of the register protocol |
 //! | [`cluster`] | `cluster.json`, what the commands know of a cluster |
 //! | [`process`], [`health`], [`ports`] | daemons as processes, their readiness, their ports |
 
@@ -21,6 +22,7 @@ mod cluster;
 mod down;
 mod fault;
 mod health;
+mod model;
 mod ports;
 mod process;
 mod up;
@@ -43,6 +45,8 @@ enum Command {
     Fault(fault::Args),
     /// Put load on a cluster and measure it.
     Bench(bench::Args),
+    /// Check the register protocol with the model checker.
+    Model(model::Args),
 }
 
 fn main() -> ExitCode {
@@ -51,9 +55,15 @@ fn main() -> ExitCode {
         Command::Down(args) => down::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Fault(args) => fault::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::run(&args),
+        Command::Model(args) => model::command(&args).map(as_exit),
     };
     done.unwrap_or_else(|error| {
         eprintln!("testbed: {error:#}");
         ExitCode::FAILURE
     })
+}
+
+/// The exit code of a command that finds something or does not.
+fn as_exit(fine: bool) -> ExitCode {
+    if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
