@@ -23,6 +23,8 @@
 
 use holdfast_types::{Ballot, BucketStamp, DriveId, SetEpoch};
 
+use crate::runs::RunMeta;
+
 /// Bytes of the longest value: metadata and part list of an entry at their limits, times the entries
 /// that one register may keep, is refused earlier by the log's record limit.
 pub const VALUE_BYTES_MAX: usize = 64 << 20;
@@ -85,23 +87,6 @@ pub struct SegmentUse {
     pub last_batch: u64,
 }
 
-/// One run, by its file and what it covers. Written by `runs`, carried by the manifest.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct RunRef {
-    /// Names the file.
-    pub id: u64,
-    /// Its size tier; higher is larger and older.
-    pub level: u32,
-    /// Bytes of the file.
-    pub bytes: u64,
-    /// Records in it, removals included.
-    pub records: u64,
-    /// The first batch it covers.
-    pub first_batch: u64,
-    /// The last batch it covers.
-    pub last_batch: u64,
-}
-
 /// All that a manifest says.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Checkpoint {
@@ -120,5 +105,5 @@ pub struct Checkpoint {
     /// The log segments that hold live inline shards.
     pub segments: Vec<SegmentUse>,
     /// The runs, newest first.
-    pub runs: Vec<RunRef>,
+    pub runs: Vec<RunMeta>,
 }

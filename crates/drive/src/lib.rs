@@ -7,6 +7,9 @@
 //! | module | holds |
 //! |---|---|
 //! | [`api`] | commands to a drive, its replies and errors |
+//! | [`meta_index`] | [`meta_index::MetaIndex`], the index that can be lost; its in-memory twin |
+//! | [`runs`] | immutable sorted files, the state of the drive up to the log's tail |
+//! | [`manifest`] | the files that name runs, bitmaps and facts; two are kept |
 //! | [`node`] | [`node::Node`], the trait through which drives are reached, one message a node |
 //! | [`drive`] | [`Drive`], the state machine of one drive, without threads |
 //! | [`table`] | the durable state, and how records change it |
@@ -39,3 +42,7 @@ pub mod volume;
 pub use drive::{BackgroundJob, Drive, DriveOptions, JobOutcome, ReadJob};
 pub use error::DriveFault;
 pub use identity::Identity;
+pub mod manifest;
+pub mod meta_index;
+pub mod node;
+pub mod runs;

@@ -1,0 +1,216 @@
+//! [`RunSet`]: the runs of a drive as one ordered map, and the merge of several.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Run, RunContent, RunCursor, RunError, RunItem, RunMeta, plan::plan_merge};
+use crate::meta_index::prefix_end;
+
+/// The runs of a drive at one moment, newest first. Immutable: a new run or a merge makes a new set,
+/// and readers keep the one they began with.
+#[derive(Clone, Debug, Default)]
+pub struct RunSet {
+    runs: Vec<Arc<Run>>,
+}
+
+impl RunSet {
+    /// A set of `runs`, newest first.
+    #[must_use]
+    pub const fn new(runs: Vec<Arc<Run>>) -> Self {
+        Self { runs }
+    }
+
+    /// The runs, newest first.
+    #[must_use]
+    pub fn runs(&self) -> &[Arc<Run>] {
+        &self.runs
+    }
+
+    /// What the manifest has to name, newest first.
+    #[must_use]
+    pub fn metas(&self) -> Vec<RunMeta> {
+        self.runs.iter().map(|run| run.meta().clone()).collect()
+    }
+
+    /// Items, counting those of each run: an upper bound of the keys held.
+    #[must_use]
+    pub fn items_max(&self) -> u64 {
+        self.runs.iter().map(|run| run.meta().items).sum()
+    }
+
+    /// The set with `run` as its newest.
+    #[must_use]
+    pub fn with_newest(&self, run: Arc<Run>) -> Self {
+        let mut runs = Vec::with_capacity(self.runs.len() + 1);
+        runs.push(run);
+        runs.extend(self.runs.iter().cloned());
+        Self { runs }
+    }
+
+    /// The set with `merged` (`None` when nothing was left) in the place of `inputs`, which adjoin.
+    /// `None` when they are no longer there side by side.
+    #[must_use]
+    pub fn with_merged(&self, inputs: &[Arc<Run>], merged: Option<Arc<Run>>) -> Option<Self> {
+        let first = inputs.first()?;
+        let at = self.runs.iter().position(|run| Arc::ptr_eq(run, first))?;
+        let window = self.runs.get(at..at + inputs.len())?;
+        if !window.iter().zip(inputs).all(|(a, b)| Arc::ptr_eq(a, b)) {
+            return None;
+        }
+        let mut runs = self.runs.clone();
+        runs.splice(at..at + inputs.len(), merged);
+        Some(Self { runs })
+    }
+
+    /// The runs to merge next, if it is worth it, and whether they reach the oldest run, so that
+    /// removals need not be kept.
+    #[must_use]
+    pub fn next_merge(&self) -> Option<(Vec<Arc<Run>>, bool)> {
+        let sizes: Vec<u64> = self.runs.iter().map(|run| run.meta().bytes).collect();
+        let window = plan_merge(&sizes)?;
+        let reaches_oldest = window.end == self.runs.len();
+        let inputs = self.runs[window].to_vec();
+        // A run with rot cannot be read whole; it stays until what it held is resolved.
+        inputs.iter().all(|run| run.is_readable()).then_some((inputs, reaches_oldest))
+    }
+
+    /// What is held for `key`.
+    ///
+    /// # Errors
+    /// [`RunError`]; on rot in a newer run older ones are not asked, for they may be outdated.
+    pub fn get(&self, key: &[u8]) -> Result<Option<RunItem>, RunError> {
+        for run in &self.runs {
+            if let Some(item) = run.get(key)? {
+                return Ok(is_live(&item).then_some(item));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Everything held under the key with encoded prefix `prefix` (`RegisterKey::encode`): all its
+    /// versions. Filters spare the runs that hold none.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub fn get_key(&self, prefix: &[u8]) -> Result<Vec<RunItem>, RunError> {
+        let holders = self.runs.iter().filter(|run| run.may_hold(prefix)).cloned().collect();
+        let end = prefix_end(prefix);
+        let mut items = MergeIter::new(holders, prefix, end.as_deref(), Merge::Read);
+        let mut found = Vec::new();
+        while let Some(item) = items.next_item()? {
+            found.push(item);
+        }
+        Ok(found)
+    }
+
+    /// What is held from `start` (inclusive) to `end` (exclusive), in key order.
+    #[must_use]
+    pub fn iter(&self, start: &[u8], end: Option<&[u8]>) -> MergeIter {
+        MergeIter::new(self.runs.clone(), start, end, Merge::Read)
+    }
+
+    /// All that is held, for building an index anew: blocks do not enter the cache.
+    #[must_use]
+    pub fn iter_all(&self) -> MergeIter {
+        MergeIter::new(self.runs.clone(), &[], None, Merge::DropRemovals)
+    }
+}
+
+/// What a merged iteration is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Merge {
+    /// Answers: removals are left out, blocks enter the cache.
+    Read,
+    /// A merge that reaches the oldest run: removals are left out.
+    DropRemovals,
+    /// A merge above older runs: removals stay.
+    KeepRemovals,
+}
+
+/// The items of several runs in key order, the newest item of each key.
+pub struct MergeIter {
+    heads: Vec<Head>,
+    merge: Merge,
+    started: bool,
+}
+
+struct Head {
+    cursor: RunCursor,
+    item: Option<RunItem>,
+}
+
+impl MergeIter {
+    /// Merges `runs`, newest first, from `start` (inclusive) to `end` (exclusive).
+    #[must_use]
+    pub fn new(runs: Vec<Arc<Run>>, start: &[u8], end: Option<&[u8]>, merge: Merge) -> Self {
+        let keep = merge == Merge::Read;
+        let cursor = |run| RunCursor::new(run, start, end, keep);
+        let heads = runs.into_iter().map(|run| Head { cursor: cursor(run), item: None }).collect();
+        Self { heads, merge, started: false }
+    }
+
+    /// The next item.
+    ///
+    /// # Errors
+    /// [`RunError`]. The iteration is over then: what follows may be missing newer items.
+    pub fn next_item(&mut self) -> Result<Option<RunItem>, RunError> {
+        if !self.started {
+            self.started = true;
+            for head in &mut self.heads {
+                head.item = head.cursor.next_item()?;
+            }
+        }
+        loop {
+            let Some(item) = self.pop_least()? else { return Ok(None) };
+            if self.merge == Merge::KeepRemovals || is_live(&item) {
+                return Ok(Some(item));
+            }
+        }
+    }
+
+    /// Takes the least key off all heads that show it; the newest run's item is the answer.
+    fn pop_least(&mut self) -> Result<Option<RunItem>, RunError> {
+        let least = self.heads.iter().filter_map(|head| head.item.as_ref()).map(|item| &item.key);
+        let Some(least) = least.min().cloned() else { return Ok(None) };
+        let mut newest: Option<RunItem> = None;
+        for head in &mut self.heads {
+            if head.item.as_ref().is_none_or(|item| item.key != least) {
+                continue;
+            }
+            let next = head.cursor.next_item()?;
+            let item = std::mem::replace(&mut head.item, next);
+            newest = newest.or(item);
+        }
+        Ok(newest)
+    }
+}
+
+const fn is_live(item: &RunItem) -> bool {
+    matches!(item.content, RunContent::Value { .. })
+}
+
+/// A page of [`RunSet::iter`]: items, and whether more follow.
+///
+/// # Errors
+/// As [`MergeIter::next_item`].
+pub fn page(iter: &mut MergeIter, limit: usize) -> Result<(Vec<RunItem>, bool), RunError> {
+    let mut items = Vec::new();
+    while items.len() < limit {
+        match iter.next_item()? {
+            Some(item) => items.push(item),
+            None => return Ok((items, false)),
+        }
+    }
+    let more = iter.next_item()?.is_some();
+    Ok((items, more))
+}
+
+/// Where a scan continues behind `key`.
+#[must_use]
+pub fn behind(key: &[u8]) -> Bytes {
+    let mut next = Vec::with_capacity(key.len() + 1);
+    next.extend_from_slice(key);
+    next.push(0);
+    next.into()
+}
