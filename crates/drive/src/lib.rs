@@ -14,6 +14,7 @@
 //! | [`drive`] | [`Drive`], the state machine of one drive, without threads |
 //! | [`table`] | the durable state, and how records change it |
 //! | [`overlay`] | the log's net tail above what runs and index hold |
+//! | [`base`] | runs and index as what lies under the overlay |
 //! | [`value`] | registers, places and chores as they are kept |
 //! | [`log`] | chained batches in pre-written segments |
 //! | [`volume`] | pre-written files for larger shards |
@@ -24,6 +25,7 @@
 //! | [`error`] | why a drive does not serve |
 
 pub mod api;
+pub mod base;
 pub mod checkpoint;
 pub mod disk;
 pub mod disk_real;
@@ -33,8 +35,11 @@ pub mod error;
 pub mod gate;
 pub mod identity;
 pub mod log;
+pub mod manifest;
+pub mod meta_index;
 pub mod node;
 pub mod overlay;
+pub mod runs;
 pub mod table;
 pub mod value;
 pub mod volume;
@@ -42,7 +47,3 @@ pub mod volume;
 pub use drive::{BackgroundJob, Drive, DriveOptions, JobOutcome, ReadJob};
 pub use error::DriveFault;
 pub use identity::Identity;
-pub mod manifest;
-pub mod meta_index;
-pub mod node;
-pub mod runs;
