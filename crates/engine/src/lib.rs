@@ -6,7 +6,6 @@
 //! | module | holds |
 //! |---|---|
 //! | [`api`] | [`api::ObjectStore`], what the gateway calls, with its requests and answers |
-//! | [`checksum`] | S3's additional checksums of bodies, and of objects made of parts |
 //! | [`error`] | [`StoreError`], by what a client can do |
 //! | [`meta`] | [`ObjectMeta`], the engine's record of an object, and its format |
 //! | [`engine`] | [`Engine`]: the sets of a layout, admission |
@@ -15,7 +14,8 @@
 //! | [`knobs`] | what can be tuned |
 //! | `read`, `scan` | linearizable reads of a key and of a range of keys |
 //! | `write`, `update`, `resolve` | blind writes, conditional writes, adoption |
-//! | `receive`, `stream` | bodies on their way in and out |
+//! | `conversation` | drives the register's machines: rounds, ballots, grace, settling |
+//! | `receive`, `stream`, `restore` | bodies on their way in, out, and made whole |
 //! | `staged` | a draft shaped and encoded for its drives |
 //! | `admission` | bounds on what goes on at once |
 //! | `actor`, `health` | what a set owns: settle batches, the view of its drives |
@@ -28,9 +28,10 @@
 mod actor;
 mod admission;
 pub mod api;
+pub mod checksum;
+mod conversation;
 pub mod draft;
 pub mod engine;
-pub mod checksum;
 pub mod error;
 mod health;
 pub mod knobs;
@@ -41,6 +42,7 @@ mod read;
 mod receive;
 mod registry;
 mod resolve;
+mod restore;
 mod round;
 mod scan;
 pub mod set;
