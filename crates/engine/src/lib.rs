@@ -6,6 +6,8 @@
 //! | module | holds |
 //! |---|---|
 //! | [`api`] | [`api::ObjectStore`], what the gateway calls, with its requests and answers |
+//! | `bulk`, `cork` | DeleteObjects; many operations in one message a node |
+//! | [`conditions`] | conditions of requests, evaluated |
 //! | [`checksum`] | S3's additional checksums of bodies, and of objects made of parts |
 //! | [`error`] | [`StoreError`], by what a client can do |
 //! | [`meta`] | [`ObjectMeta`], the engine's record of an object, and its format |
@@ -23,6 +25,8 @@
 //! | `registry`, `buckets`, [`bucket_record`] | stamps of buckets; their life; what the registry holds |
 //! | `list`, [`list_merge`] | LIST over all sets; the pure merge behind it |
 //! | [`upload_record`], [`complete_judge`] | the life of an upload; which parts make an object |
+//! | `bulk`, `cork` | DeleteObjects; many operations in one message a node |
+//! | [`conditions`] | conditions of requests, evaluated |
 //! | [`checksum`] | S3's additional checksums and entity tags |
 
 mod actor;
@@ -30,7 +34,6 @@ mod admission;
 pub mod api;
 pub mod draft;
 pub mod engine;
-pub mod checksum;
 pub mod error;
 mod health;
 pub mod knobs;
@@ -52,18 +55,21 @@ pub mod testing;
 mod update;
 mod write;
 
-pub use admission::Permit;
 // Buckets, lists, uploads and copies, on top of the sets.
 pub mod bucket_record;
 mod buckets;
+mod bulk;
 pub mod checksum;
 pub mod complete_judge;
+pub mod conditions;
+mod cork;
 mod list;
 pub mod list_merge;
 #[cfg(test)]
 mod objects_tests;
 pub mod upload_record;
 
+pub use admission::Permit;
 pub use api::ObjectStore;
 pub use draft::{Data, Decision, Draft, Received, ScanResult};
 pub use engine::{Engine, EngineConfig};

@@ -11,6 +11,7 @@ use holdfast_drive::api::{DriveError, DriveRequest, DriveResult};
 use holdfast_types::{DriveId, ErrorClass};
 
 use crate::{
+    cork,
     set::{Route, SetShared, ShardRequests, ShardResults},
     task,
 };
@@ -100,7 +101,10 @@ impl SetShared {
     ) -> BoxFuture<'static, ShardResults> {
         let shared = self.clone();
         Box::pin(async move {
-            let node = shared.node_of(group[0].1).clone();
+            let first = group[0].1;
+            let node = shared.node_of(first).clone();
+            let alone = shared.health.is_suspect(first).then_some(shared.slots[first].drive);
+            let lane = (shared.slots[first].node.0, alone);
             let tags: Vec<(u8, usize)> = group.iter().map(|(tag, slot, _)| (*tag, *slot)).collect();
             let batch: Vec<(DriveId, DriveRequest)> = group
                 .into_iter()
@@ -109,7 +113,8 @@ impl SetShared {
             let begun = shared.clock.monotonic_micros();
             let deadline = shared.knobs.call;
             // The carrier keeps the deadline; this one bounds a carrier that does not.
-            let answers = tokio::time::timeout(deadline * 2, node.call(deadline, batch)).await;
+            let answers =
+                tokio::time::timeout(deadline * 2, cork::call(node, lane, deadline, batch)).await;
             let took = shared.clock.monotonic_micros().saturating_sub(begun);
             let mut answers = answers.unwrap_or_default().into_iter();
             tags.into_iter()

@@ -313,9 +313,9 @@ impl MemoryDrive {
     fn prepare(&mut self, now: HybridTime, prepare: Prepare) -> DriveResult {
         self.admit(now, prepare.scope, false)?;
         let view = self.view(now);
-        let remembers = decide::remembers_since(&view, prepare.since);
         let (floor, counts) = (self.floor, self.counts);
         let state = self.keys.entry(prepare.key.clone()).or_default();
+        let remembers = decide::remembers_since(state, &view, prepare.since);
         let decided = decide::decide_prepare(state, &view, prepare.ballot);
         if let Err(refusal) = decided {
             return Err(self.refused(refusal));
