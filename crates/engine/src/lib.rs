@@ -17,7 +17,8 @@
 //! | [`knobs`] | what can be tuned |
 //! | `read`, `scan` | linearizable reads of a key and of a range of keys |
 //! | `write`, `update`, `resolve` | blind writes, conditional writes, adoption |
-//! | `receive`, `stream` | bodies on their way in and out |
+//! | `conversation` | drives the register's machines: rounds, ballots, grace, settling |
+//! | `receive`, `stream`, `restore` | bodies on their way in, out, and made whole |
 //! | `staged` | a draft shaped and encoded for its drives |
 //! | `admission` | bounds on what goes on at once |
 //! | `actor`, `health` | what a set owns: settle batches, the view of its drives |
@@ -32,6 +33,8 @@
 mod actor;
 mod admission;
 pub mod api;
+pub mod checksum;
+mod conversation;
 pub mod draft;
 pub mod engine;
 pub mod error;
@@ -44,6 +47,7 @@ mod read;
 mod receive;
 mod registry;
 mod resolve;
+mod restore;
 mod round;
 mod scan;
 pub mod set;
@@ -59,7 +63,6 @@ mod write;
 pub mod bucket_record;
 mod buckets;
 mod bulk;
-pub mod checksum;
 pub mod complete_judge;
 pub mod conditions;
 mod cork;

@@ -121,6 +121,7 @@ impl MemoryDrive {
         for state in self.keys.values_mut() {
             state.promise = Ballot::ZERO;
             state.memory.clear();
+            state.forgot = HybridTime(0);
         }
         self.keys.retain(|_, state| !state.is_blank());
         self.uploads.clear();
