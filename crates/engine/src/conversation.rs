@@ -140,7 +140,7 @@ impl<M: Machine> Conversation<M> {
         }
     }
 
-    async fn draw(&self, above: Ballot, attempt: u32) -> Ballot {
+    async fn draw(&mut self, above: Ballot, attempt: u32) -> Ballot {
         if attempt > 1 {
             let most = BACKOFF_MICROS << (attempt - 1).min(BACKOFF_DOUBLINGS_MAX);
             let wait = self.set.random.next_u64() % most;
@@ -178,7 +178,7 @@ impl<M: Machine> Conversation<M> {
     }
 
     /// Restores the shards that commands of a round need, if any do.
-    async fn restore(&self, commands: &[(u8, Command)]) -> Restored {
+    async fn restore(&mut self, commands: &[(u8, Command)]) -> Restored {
         let needs = |(shard, command): &(u8, Command)| match command {
             Command::Accept { source: Source::Restore, entry, .. } => Some((*shard, entry.clone())),
             _ => None,

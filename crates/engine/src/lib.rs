@@ -6,6 +6,9 @@
 //! | module | holds |
 //! |---|---|
 //! | [`api`] | [`api::ObjectStore`], what the gateway calls, with its requests and answers |
+//! | `bulk`, `cork` | DeleteObjects; many operations in one message a node |
+//! | [`conditions`] | conditions of requests, evaluated |
+//! | [`checksum`] | S3's additional checksums of bodies, and of objects made of parts |
 //! | [`error`] | [`StoreError`], by what a client can do |
 //! | [`meta`] | [`ObjectMeta`], the engine's record of an object, and its format |
 //! | [`engine`] | [`Engine`]: the sets of a layout, admission |
@@ -25,6 +28,8 @@
 //! | `registry`, `buckets`, [`bucket_record`] | stamps of buckets; their life; what the registry holds |
 //! | `list`, [`list_merge`] | LIST over all sets; the pure merge behind it |
 //! | [`upload_record`], [`complete_judge`] | the life of an upload; which parts make an object |
+//! | `bulk`, `cork` | DeleteObjects; many operations in one message a node |
+//! | [`conditions`] | conditions of requests, evaluated |
 //! | [`checksum`] | S3's additional checksums and entity tags |
 
 mod actor;
@@ -61,13 +66,20 @@ mod update;
 pub mod workers;
 mod write;
 
-pub use admission::Permit;
 // Buckets, lists, uploads and copies, on top of the sets.
 pub mod bucket_record;
+mod buckets;
+mod bulk;
 pub mod complete_judge;
+pub mod conditions;
+mod cork;
+mod list;
 pub mod list_merge;
+#[cfg(test)]
+mod objects_tests;
 pub mod upload_record;
 
+pub use admission::Permit;
 pub use api::ObjectStore;
 pub use draft::{Data, Decision, Draft, Received, ScanResult};
 pub use engine::{Engine, EngineConfig};

@@ -11,6 +11,7 @@ use holdfast_drive::api::{DriveError, DriveRequest, DriveResult};
 use holdfast_types::{DriveId, ErrorClass};
 
 use crate::{
+    cork,
     set::{Route, SetShared, ShardRequests, ShardResults},
     task,
 };
@@ -103,7 +104,10 @@ impl SetShared {
     ) -> BoxFuture<'static, (u32, ShardResults)> {
         let shared = self.clone();
         Box::pin(async move {
-            let node = shared.node_of(group[0].1).clone();
+            let first = group[0].1;
+            let node = shared.node_of(first).clone();
+            let alone = shared.health.is_suspect(first).then_some(shared.slots[first].drive);
+            let lane = (shared.slots[first].node.0, alone);
             let tags: Vec<(u8, usize)> = group.iter().map(|(tag, slot, _)| (*tag, *slot)).collect();
             let batch: Vec<(DriveId, DriveRequest)> = group
                 .into_iter()
@@ -111,7 +115,8 @@ impl SetShared {
                 .collect();
             let begun = shared.clock.monotonic_micros();
             let deadline = shared.knobs.call;
-            let mut answers = shared.patiently(&tags, node.call(deadline, batch)).await.into_iter();
+            let answers = cork::call(node, lane, deadline, batch);
+            let mut answers = shared.patiently(&tags, answers).await.into_iter();
             let took = shared.clock.monotonic_micros().saturating_sub(begun);
             let results = tags.into_iter().map(|(tag, slot)| {
                 let result = answers.next().unwrap_or_else(|| shared.silence(slot));
