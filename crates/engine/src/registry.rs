@@ -139,7 +139,7 @@ impl SetHandle {
             (shard, DriveRequest::Read(read))
         };
         let mut calls = Calls::default();
-        set.send(&route, (0..set.n()).map(request).collect(), &mut calls);
+        set.send(&route, 0, (0..set.n()).map(request).collect(), &mut calls);
         let mut answers = vec![Answer::None; usize::from(set.n())];
         for (shard, result) in calls.all().await {
             match result {

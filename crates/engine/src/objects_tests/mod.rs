@@ -1,6 +1,7 @@
 //! Buckets, lists, bulk deletes, uploads and copies on the memory double.
 
 mod buckets;
+mod bulk;
 mod list;
 
 use std::sync::Arc;
