@@ -136,7 +136,10 @@ mod tests {
     fn sources_of_a_checksum() {
         let crc = Algorithm::Crc32;
         let cases = [
-            (&[("x-amz-checksum-crc32", "AAAAAA==")][..], ChecksumSource::Header("AAAAAA==".into())),
+            (
+                &[("x-amz-checksum-crc32", "AAAAAA==")][..],
+                ChecksumSource::Header("AAAAAA==".into()),
+            ),
             (&[("x-amz-trailer", "x-amz-checksum-crc32")], ChecksumSource::Trailer),
             (&[("x-amz-sdk-checksum-algorithm", "crc32")], ChecksumSource::Computed),
         ];

@@ -177,10 +177,7 @@ fn refuse_unrouted(method: &Method, query: &[(Cow<'_, str>, Cow<'_, str>)]) -> S
 
 /// SDKs hoist `x-amz-*` headers into the query of a presigned URL, where the signature covers them.
 /// Checksums are left out: SDKs hoist the checksum of an empty body before there is one.
-fn hoisted(
-    headers: &HeaderMap,
-    query: &[(Cow<'_, str>, Cow<'_, str>)],
-) -> S3Result<HeaderMap> {
+fn hoisted(headers: &HeaderMap, query: &[(Cow<'_, str>, Cow<'_, str>)]) -> S3Result<HeaderMap> {
     let mut found = HeaderMap::new();
     for (name, value) in query {
         let name = name.to_ascii_lowercase();

@@ -51,11 +51,8 @@ pub fn service(store: Arc<dyn ObjectStore>, config: GatewayConfig) -> GatewaySer
     let mut bounds = S3Config::default();
     bounds.xml_max_body_size = XML_BYTES_MAX;
     bounds.presigned_url_max_skew_time_secs = CLOCK_SKEW_SECONDS_MAX;
-    let mut builder = S3ServiceBuilder::new(Gateway {
-        store,
-        region: config.region,
-        owner: config.owner,
-    });
+    let mut builder =
+        S3ServiceBuilder::new(Gateway { store, region: config.region, owner: config.owner });
     builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(bounds))));
     builder.set_auth(Secrets(config.credentials));
     builder.set_access(SignedOnly);
@@ -93,9 +90,7 @@ impl GatewayService {
 
     async fn answer(&self, mut parts: Parts, body: s3s::Body) -> Response<s3s::Body> {
         let refusal = Refusal::default();
-        let body = match edge::check(&mut parts)
-            .and_then(|()| guarded(&parts, body, &refusal))
-        {
+        let body = match edge::check(&mut parts).and_then(|()| guarded(&parts, body, &refusal)) {
             Ok(body) => body,
             Err(error) => return response::of_error(error),
         };

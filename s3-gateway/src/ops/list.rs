@@ -30,7 +30,8 @@ impl Asked {
         encoding: Option<&EncodingType>,
     ) -> S3Result<Self> {
         let limit = limit.map_or(Ok(PAGE_KEYS_MAX), usize::try_from);
-        let limit = limit.map_err(|_| invalid("InvalidArgument", "max-keys must not be negative"))?;
+        let limit =
+            limit.map_err(|_| invalid("InvalidArgument", "max-keys must not be negative"))?;
         Ok(Self {
             bucket: bucket.to_owned(),
             prefix,

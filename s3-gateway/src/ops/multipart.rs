@@ -154,19 +154,19 @@ pub(crate) async fn list(
     let input = request.input;
     let keys = KeyText::new(input.encoding_type.as_ref().map(EncodingType::as_str))?;
     let limit = input.max_uploads.map_or(Ok(PAGE_KEYS_MAX), usize::try_from);
-    let limit = limit.map_err(|_| invalid("InvalidArgument", "max-uploads must not be negative"))?;
+    let limit =
+        limit.map_err(|_| invalid("InvalidArgument", "max-uploads must not be negative"))?;
     let limit = limit.min(PAGE_KEYS_MAX);
     let key_marker = input.key_marker.unwrap_or_default();
     // Without a key marker the upload-id marker is ignored (S3: ListMultipartUploads).
     let upload_marker = input.upload_id_marker.filter(|marker| !marker.is_empty());
-    let after_upload = match &upload_marker {
-        Some(marker) if !key_marker.is_empty() => Some(
-            marker
-                .parse()
-                .map_err(|_| invalid("InvalidArgument", "the upload-id marker is not one of ours"))?,
-        ),
-        _ => None,
-    };
+    let after_upload =
+        match &upload_marker {
+            Some(marker) if !key_marker.is_empty() => Some(marker.parse().map_err(|_| {
+                invalid("InvalidArgument", "the upload-id marker is not one of ours")
+            })?),
+            _ => None,
+        };
     let bytes = |text: &Option<String>| Bytes::from(text.clone().unwrap_or_default());
     let list = api::ListUploads {
         bucket: input.bucket.clone(),

@@ -23,7 +23,10 @@ use holdfast_engine::{
     api::{BodyDigest, BoxBody, BucketInfo, UploadInfo},
     meta::{ObjectMeta, PartMeta},
 };
-use holdfast_types::{OperationId, seam::{Clock, Random}};
+use holdfast_types::{
+    OperationId,
+    seam::{Clock, Random},
+};
 
 /// A store that forgets everything with the process.
 pub struct MemoryStore {

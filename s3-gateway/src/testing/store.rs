@@ -77,11 +77,8 @@ impl ObjectStore for MemoryStore {
         if buckets.contains_key(name) {
             return Err(StoreError::BucketExists { bucket: name.to_owned() });
         }
-        let bucket = Bucket {
-            info: info.clone(),
-            objects: BTreeMap::new(),
-            uploads: BTreeMap::new(),
-        };
+        let bucket =
+            Bucket { info: info.clone(), objects: BTreeMap::new(), uploads: BTreeMap::new() };
         buckets.insert(name.to_owned(), bucket);
         Ok(info)
     }
@@ -169,9 +166,8 @@ impl ObjectStore for MemoryStore {
         let (source, body) = self.source(&copy.source)?;
         let kept = source.checksum.as_ref().map(|checksum| checksum.algorithm.clone());
         let digest = digest(&body, copy.checksum_algorithm.or(kept).as_deref());
-        let replace = copy
-            .replace
-            .unwrap_or(ObjectAttributes { headers: source.headers, user: source.user });
+        let replace =
+            copy.replace.unwrap_or(ObjectAttributes { headers: source.headers, user: source.user });
         let meta = ObjectMeta {
             size: source.size,
             etag: digest.etag,

@@ -112,7 +112,7 @@ impl MemoryStore {
             select::check_write(&complete.conditions, current)?;
             let answer = info(&meta);
             bucket.uploads.remove(&(complete.key.clone(), complete.upload));
-            bucket.objects.insert(complete.key, Object { meta, body });
+            bucket.objects.insert(complete.key.clone(), Object { meta, body });
             Ok(answer)
         })
     }
