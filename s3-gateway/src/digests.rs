@@ -83,7 +83,7 @@ fn checksum(headers: &HeaderMap) -> S3Result<Option<(Algorithm, ChecksumSource)>
             if algorithm.parse_value(value).is_none() {
                 let name = header_name(*algorithm);
                 let message = format!("value for {name} header is invalid");
-                return Err(invalid("InvalidRequest", message));
+                return Err(invalid("BadDigest", message));
             }
             Some((*algorithm, ChecksumSource::Header(value.to_owned())))
         }
@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn contradictions_are_refused() {
         let cases: [(&[(&str, &str)], &str); 5] = [
-            (&[("x-amz-checksum-crc32", "AAAA")], "InvalidRequest"),
+            (&[("x-amz-checksum-crc32", "AAAA")], "BadDigest"),
             (
                 &[("x-amz-checksum-crc32", "AAAAAA=="), ("x-amz-checksum-crc32c", "AAAAAA==")],
                 "InvalidRequest",

@@ -131,7 +131,8 @@ pub(crate) async fn version_1(
     let owner = gateway.owner();
     Ok(S3Response::new(ListObjectsOutput {
         name: Some(input.bucket),
-        prefix: asked.shown(&Some(asked.prefix.clone().unwrap_or_default())),
+        // As it was sent, even under encoding-type=url: SDKs do not decode it here.
+        prefix: Some(asked.prefix.clone().unwrap_or_default()),
         marker: Some(asked.keys.text(&marker)),
         max_keys: asked.max_keys(),
         is_truncated: Some(page.next.is_some()),

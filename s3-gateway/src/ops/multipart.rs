@@ -126,11 +126,15 @@ fn completed(listed: Vec<CompletedPart>) -> S3Result<Vec<api::CompletedPart>> {
         };
         Ok(api::CompletedPart { number, etag: tag.into_value(), checksum: any_checksum!(part) })
     });
-    let parts = parts.collect::<S3Result<Vec<_>>>()?;
-    if parts.windows(2).all(|pair| pair[0].number < pair[1].number) {
-        return Ok(parts);
+    let mut parts = parts.collect::<S3Result<Vec<_>>>()?;
+    if !parts.is_sorted_by_key(|part| part.number) {
+        return Err(s3_error(StoreError::InvalidPartOrder));
     }
-    Err(s3_error(StoreError::InvalidPartOrder))
+    // A part that was sent twice may be named twice: the later one counts.
+    parts.reverse();
+    parts.dedup_by_key(|part| part.number);
+    parts.reverse();
+    Ok(parts)
 }
 
 pub(crate) async fn abort(

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use holdfast_engine::{
     StoreError,
-    api::{BodyDigest, BoxBody, BucketInfo, UploadInfo},
+    api::{BodyDigest, BoxBody, BucketInfo, CompletedPart, ObjectInfo, UploadInfo},
     meta::{ObjectMeta, PartMeta},
 };
 use holdfast_types::{
@@ -59,6 +59,8 @@ struct Bucket {
     info: BucketInfo,
     objects: BTreeMap<Bytes, Object>,
     uploads: BTreeMap<(Bytes, OperationId), Upload>,
+    /// What was answered: completing again with the same parts succeeds again.
+    completed: BTreeMap<OperationId, (Vec<CompletedPart>, ObjectInfo)>,
 }
 
 impl MemoryStore {

@@ -77,8 +77,12 @@ impl ObjectStore for MemoryStore {
         if buckets.contains_key(name) {
             return Err(StoreError::BucketExists { bucket: name.to_owned() });
         }
-        let bucket =
-            Bucket { info: info.clone(), objects: BTreeMap::new(), uploads: BTreeMap::new() };
+        let bucket = Bucket {
+            info: info.clone(),
+            objects: BTreeMap::new(),
+            uploads: BTreeMap::new(),
+            completed: BTreeMap::new(),
+        };
         buckets.insert(name.to_owned(), bucket);
         Ok(info)
     }
