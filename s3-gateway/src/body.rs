@@ -89,7 +89,8 @@ impl UploadBody {
             return Ok(());
         }
         let algorithm = &computed.algorithm;
-        let message = format!("the {algorithm} you specified did not match the calculated checksum");
+        let message =
+            format!("the {algorithm} you specified did not match the calculated checksum");
         Err(StoreError::BodyRejected { code: "BadDigest", message })
     }
 
@@ -152,9 +153,17 @@ fn rejected(code: &'static str, message: &str) -> StoreError {
 pub(crate) fn source_error(error: &StdError) -> StoreError {
     let text = error.to_string();
     let table = [
-        ("Sha256Mismatch", "XAmzContentSHA256Mismatch", "the body does not match x-amz-content-sha256"),
+        (
+            "Sha256Mismatch",
+            "XAmzContentSHA256Mismatch",
+            "the body does not match x-amz-content-sha256",
+        ),
         ("SignatureMismatch", "SignatureDoesNotMatch", "the signature of a chunk does not match"),
-        ("signed chunk is larger", "InvalidChunkSizeError", "chunk too large: sign chunks of 16 MiB at most"),
+        (
+            "signed chunk is larger",
+            "InvalidChunkSizeError",
+            "chunk too large: sign chunks of 16 MiB at most",
+        ),
         ("framing is malformed", "InvalidRequest", "the aws-chunked framing is malformed"),
         ("FormatError", "InvalidRequest", "the aws-chunked framing is malformed"),
         ("TooLarge", "InvalidRequest", "the aws-chunked framing is too large"),

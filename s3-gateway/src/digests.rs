@@ -83,7 +83,7 @@ fn checksum(headers: &HeaderMap) -> S3Result<Option<(Algorithm, ChecksumSource)>
             if algorithm.parse_value(value).is_none() {
                 let name = header_name(*algorithm);
                 let message = format!("value for {name} header is invalid");
-                return Err(invalid("InvalidRequest", message));
+                return Err(invalid("BadDigest", message));
             }
             Some((*algorithm, ChecksumSource::Header(value.to_owned())))
         }
@@ -136,7 +136,10 @@ mod tests {
     fn sources_of_a_checksum() {
         let crc = Algorithm::Crc32;
         let cases = [
-            (&[("x-amz-checksum-crc32", "AAAAAA==")][..], ChecksumSource::Header("AAAAAA==".into())),
+            (
+                &[("x-amz-checksum-crc32", "AAAAAA==")][..],
+                ChecksumSource::Header("AAAAAA==".into()),
+            ),
             (&[("x-amz-trailer", "x-amz-checksum-crc32")], ChecksumSource::Trailer),
             (&[("x-amz-sdk-checksum-algorithm", "crc32")], ChecksumSource::Computed),
         ];
@@ -149,7 +152,7 @@ mod tests {
     #[test]
     fn contradictions_are_refused() {
         let cases: [(&[(&str, &str)], &str); 5] = [
-            (&[("x-amz-checksum-crc32", "AAAA")], "InvalidRequest"),
+            (&[("x-amz-checksum-crc32", "AAAA")], "BadDigest"),
             (
                 &[("x-amz-checksum-crc32", "AAAAAA=="), ("x-amz-checksum-crc32c", "AAAAAA==")],
                 "InvalidRequest",

@@ -29,7 +29,6 @@
 //! | `list`, [`list_merge`] | LIST over all sets; the pure merge behind it |
 //! | [`upload_record`], [`complete_judge`] | the life of an upload; which parts make an object |
 //! | `bulk`, `cork` | DeleteObjects; many operations in one message a node |
-//! | [`conditions`] | conditions of requests, evaluated |
 //! | [`checksum`] | S3's additional checksums and entity tags |
 
 mod actor;

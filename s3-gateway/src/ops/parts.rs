@@ -73,17 +73,14 @@ pub(crate) async fn copy(
         ..Default::default()
     };
     set_checksum!(result, &part.part.checksum);
-    let output =
-        UploadPartCopyOutput { copy_part_result: Some(result), ..Default::default() };
+    let output = UploadPartCopyOutput { copy_part_result: Some(result), ..Default::default() };
     Ok(S3Response::new(output))
 }
 
 /// S3: `bytes=first-last`, both ends named.
 fn copied_range(text: &str) -> S3Result<Wanted> {
     match Range::parse(text) {
-        Ok(Range::Int { first, last: Some(last) }) => {
-            Ok(Wanted::Range { first, last: Some(last) })
-        }
+        Ok(Range::Int { first, last: Some(last) }) => Ok(Wanted::Range { first, last: Some(last) }),
         _ => Err(invalid(
             "InvalidArgument",
             "the x-amz-copy-source-range value must be of the form bytes=first-last, where first \

@@ -20,10 +20,13 @@ use bytes::Bytes;
 use futures::StreamExt;
 use holdfast_engine::{
     StoreError,
-    api::{BodyDigest, BoxBody, BucketInfo, UploadInfo},
+    api::{BodyDigest, BoxBody, BucketInfo, CompletedPart, ObjectInfo, UploadInfo},
     meta::{ObjectMeta, PartMeta},
 };
-use holdfast_types::{OperationId, seam::{Clock, Random}};
+use holdfast_types::{
+    OperationId,
+    seam::{Clock, Random},
+};
 
 /// A store that forgets everything with the process.
 pub struct MemoryStore {
@@ -56,6 +59,8 @@ struct Bucket {
     info: BucketInfo,
     objects: BTreeMap<Bytes, Object>,
     uploads: BTreeMap<(Bytes, OperationId), Upload>,
+    /// What was answered: completing again with the same parts succeeds again.
+    completed: BTreeMap<OperationId, (Vec<CompletedPart>, ObjectInfo)>,
 }
 
 impl MemoryStore {

@@ -32,10 +32,7 @@ pub(super) fn check_read(conditions: &Conditions, meta: &ObjectMeta) -> Result<(
     if !unchanged {
         return Ok(());
     }
-    Err(StoreError::NotModified {
-        etag: meta.etag.clone(),
-        modified_micros: meta.modified_micros,
-    })
+    Err(StoreError::NotModified { etag: meta.etag.clone(), modified_micros: meta.modified_micros })
 }
 
 /// Whether a write over `current` may go on.

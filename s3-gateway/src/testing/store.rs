@@ -81,6 +81,7 @@ impl ObjectStore for MemoryStore {
             info: info.clone(),
             objects: BTreeMap::new(),
             uploads: BTreeMap::new(),
+            completed: BTreeMap::new(),
         };
         buckets.insert(name.to_owned(), bucket);
         Ok(info)
@@ -169,9 +170,8 @@ impl ObjectStore for MemoryStore {
         let (source, body) = self.source(&copy.source)?;
         let kept = source.checksum.as_ref().map(|checksum| checksum.algorithm.clone());
         let digest = digest(&body, copy.checksum_algorithm.or(kept).as_deref());
-        let replace = copy
-            .replace
-            .unwrap_or(ObjectAttributes { headers: source.headers, user: source.user });
+        let replace =
+            copy.replace.unwrap_or(ObjectAttributes { headers: source.headers, user: source.user });
         let meta = ObjectMeta {
             size: source.size,
             etag: digest.etag,

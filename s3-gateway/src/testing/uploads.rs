@@ -95,6 +95,11 @@ impl MemoryStore {
     pub(super) fn finish_upload(&self, complete: CompleteUpload) -> Result<ObjectInfo, StoreError> {
         let modified_micros = self.now();
         self.with(&complete.bucket, |bucket| {
+            if let Some((parts, answer)) = bucket.completed.get(&complete.upload)
+                && *parts == complete.parts
+            {
+                return Ok(answer.clone());
+            }
             let upload = bucket.upload(&complete.key, complete.upload)?;
             let (parts, body) = named_parts(upload, &complete)?;
             let checksum = whole_checksum(upload, &parts, complete.checksum.as_deref())?;
@@ -112,7 +117,8 @@ impl MemoryStore {
             select::check_write(&complete.conditions, current)?;
             let answer = info(&meta);
             bucket.uploads.remove(&(complete.key.clone(), complete.upload));
-            bucket.objects.insert(complete.key, Object { meta, body });
+            bucket.objects.insert(complete.key.clone(), Object { meta, body });
+            bucket.completed.insert(complete.upload, (complete.parts.clone(), answer.clone()));
             Ok(answer)
         })
     }
