@@ -12,8 +12,17 @@
 //! | [`runs`] | immutable sorted files, the state of the drive up to the log's tail |
 //! | [`manifest`] | the files that name runs, bitmaps and facts; two are kept |
 //! | [`node`] | [`node::Node`], the trait through which drives are reached, one message a node |
+//! | [`drive`] | [`Drive`], the state machine of one drive, without threads |
+//! | [`table`] | the durable state, and how records change it |
+//! | [`overlay`] | the log's net tail above what runs and index hold |
+//! | [`value`] | registers, places and chores as they are kept |
+//! | [`log`] | chained batches in pre-written segments |
+//! | [`volume`] | pre-written files for larger shards |
+//! | [`gate`] | answers wait here for their log batch |
 //! | [`checkpoint`] | what a manifest says: facts, bitmaps, runs, where replay starts |
+//! | [`identity`] | who a drive is |
 //! | [`disk`] | the device seam, aligned buffers; [`disk_real`] a folder, [`disk_sim`] one in memory |
+//! | [`error`] | why a drive does not serve |
 
 pub mod api;
 pub mod fabric;
@@ -21,6 +30,20 @@ pub mod checkpoint;
 pub mod disk;
 pub mod disk_real;
 pub mod disk_sim;
+pub mod drive;
+pub mod error;
+pub mod gate;
+pub mod identity;
+pub mod log;
+pub mod node;
+pub mod overlay;
+pub mod table;
+pub mod value;
+pub mod volume;
+
+pub use drive::{BackgroundJob, Drive, DriveOptions, JobOutcome, ReadJob};
+pub use error::DriveFault;
+pub use identity::Identity;
 pub mod manifest;
 pub mod meta_index;
 pub mod node;
