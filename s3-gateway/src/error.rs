@@ -32,6 +32,8 @@ pub(crate) fn code_of(error: &StoreError) -> (&'static str, StatusCode) {
         StoreError::BelowQuorum { .. } | StoreError::Unknown { .. } | StoreError::Full { .. } => {
             ("ServiceUnavailable", S::SERVICE_UNAVAILABLE)
         }
+        // A bucket that changed more often than a request starts over: stock clients repeat it.
+        StoreError::BucketChanged { .. } => ("ServiceUnavailable", S::SERVICE_UNAVAILABLE),
         StoreError::Overloaded { .. } => ("SlowDown", S::SERVICE_UNAVAILABLE),
         StoreError::Unsupported { .. } => ("NotImplemented", S::NOT_IMPLEMENTED),
         StoreError::Internal { .. } => ("InternalError", S::INTERNAL_SERVER_ERROR),

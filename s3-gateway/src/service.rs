@@ -132,7 +132,7 @@ fn guarded(parts: &Parts, body: s3s::Body, refusal: &Refusal) -> S3Result<s3s::B
 fn without_object_checksum(parts: &Parts) -> http::HeaderMap {
     let mut headers = parts.headers.clone();
     if parts.uri.path().trim_start_matches('/').contains('/') {
-        for algorithm in holdfast_engine::checksum::ChecksumAlgorithm::ALL {
+        for algorithm in holdfast_engine::checksum::Algorithm::ALL {
             headers.remove(crate::digests::header_name(algorithm));
         }
         headers.remove("x-amz-checksum-algorithm");

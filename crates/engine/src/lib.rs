@@ -6,7 +6,6 @@
 //! | module | holds |
 //! |---|---|
 //! | [`api`] | [`api::ObjectStore`], what the gateway calls, with its requests and answers |
-//! | [`checksum`] | S3's additional checksums of bodies, and of objects made of parts |
 //! | [`error`] | [`StoreError`], by what a client can do |
 //! | [`meta`] | [`ObjectMeta`], the engine's record of an object, and its format |
 //! | [`engine`] | [`Engine`]: the sets of a layout, admission |
@@ -30,7 +29,6 @@ mod admission;
 pub mod api;
 pub mod draft;
 pub mod engine;
-pub mod checksum;
 pub mod error;
 mod health;
 pub mod knobs;
@@ -55,8 +53,13 @@ mod write;
 pub use admission::Permit;
 // Buckets, lists, uploads and copies, on top of the sets.
 pub mod bucket_record;
+mod buckets;
+pub mod checksum;
 pub mod complete_judge;
+mod list;
 pub mod list_merge;
+#[cfg(test)]
+mod objects_tests;
 pub mod upload_record;
 
 pub use api::ObjectStore;

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use holdfast_engine::{
     StoreError,
     api::{self, UploadInfo},
-    checksum::ChecksumAlgorithm as Algorithm,
+    checksum::Algorithm,
 };
 use holdfast_types::limits::{PAGE_KEYS_MAX, PARTS_MAX};
 use s3s::{S3Request, S3Response, S3Result, dto::*};
@@ -56,7 +56,8 @@ fn composite(algorithm: Option<Algorithm>, kind: Option<&ChecksumType>) -> S3Res
         };
     };
     let composite = match kind.map(ChecksumType::as_str) {
-        None => algorithm.composite_by_default(),
+        // S3: CRC64NVME is of the full object, all others are composite unless told otherwise.
+        None => algorithm != Algorithm::Crc64Nvme,
         Some(ChecksumType::COMPOSITE) => true,
         Some(ChecksumType::FULL_OBJECT) => false,
         Some(_) => return Err(invalid("InvalidRequest", "unknown checksum type")),

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use holdfast_engine::{
     api::{self, PartInfo, Wanted},
-    checksum::ChecksumAlgorithm as Algorithm,
+    checksum::Algorithm,
 };
 use holdfast_types::limits::PAGE_KEYS_MAX;
 use s3s::{S3Request, S3Response, S3Result, dto::*};
@@ -36,7 +36,7 @@ pub(crate) async fn upload(
         let upload = gateway.store.upload(&put.bucket, &put.key, put.upload).await;
         let algorithm = upload.map_err(s3_error)?.checksum_algorithm;
         announced.checksum = algorithm
-            .and_then(|name| Algorithm::parse(&name))
+            .and_then(|name| Algorithm::by_name(&name))
             .map(|algorithm| (algorithm, ChecksumSource::Computed));
     }
     let body = UploadBody::new(input.body, request.trailing_headers, announced);

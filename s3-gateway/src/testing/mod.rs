@@ -3,7 +3,7 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | `mod` | [`MemoryStore`], buckets and objects |
+//! | `store` | the operations |
 //! | `uploads` | multipart uploads |
 //! | `select` | conditions, ranges, roll-up: pure |
 
@@ -21,7 +21,7 @@ use futures::StreamExt;
 use holdfast_engine::{
     StoreError,
     api::{BodyDigest, BoxBody, BucketInfo, UploadInfo},
-    meta::{Checksum, ObjectMeta, PartMeta},
+    meta::{ObjectMeta, PartMeta},
 };
 use holdfast_types::{OperationId, seam::{Clock, Random}};
 
@@ -105,7 +105,6 @@ async fn drain(mut body: BoxBody) -> Result<(Chunks, u64, BodyDigest), StoreErro
         size += bytes.len() as u64;
         chunks.push(bytes);
     }
-    // A `BoxBody` is pinned, but `digest` asks for a plain reference.
-    let digest = unpinned_digest(&mut body);
+    let digest = body.digest();
     Ok((chunks, size, digest))
 }
