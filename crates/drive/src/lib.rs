@@ -25,18 +25,21 @@
 //! | [`error`] | why a drive does not serve |
 
 pub mod api;
-pub mod fabric;
 pub mod checkpoint;
 pub mod disk;
 pub mod disk_real;
 pub mod disk_sim;
 pub mod drive;
 pub mod error;
+pub mod fabric;
 pub mod gate;
 pub mod identity;
 pub mod log;
+pub mod manifest;
+pub mod meta_index;
 pub mod node;
 pub mod overlay;
+pub mod runs;
 pub mod table;
 pub mod value;
 pub mod volume;
@@ -44,7 +47,3 @@ pub mod volume;
 pub use drive::{BackgroundJob, Drive, DriveOptions, JobOutcome, ReadJob};
 pub use error::DriveFault;
 pub use identity::Identity;
-pub mod manifest;
-pub mod meta_index;
-pub mod node;
-pub mod runs;
