@@ -248,12 +248,25 @@ impl World {
     /// pin the bytes and start over when they come too late.)
     fn check_shards(&mut self, value: Id) {
         let operation = super::actors::operation_of(value);
+        self.excuse(value);
         let judgement = judge(self.quorum, &self.all_answers(), self.version_of(value));
         let Judgement::Found(head) = judgement else { return };
         let (need, have) = (head.entry.data_shards(), self.whole(operation).count());
         if head.entry.operation == operation && have < need {
             self.violate(format!("{value} was read, but {have} of its {need} shards are left"));
         }
+    }
+
+    /// A version that was never acknowledged has no spare shard by promise: when a drive was replaced
+    /// while a client read it, its loss is beyond what the store stands for, and the run is not judged.
+    fn excuse(&mut self, value: Id) {
+        let operation = super::actors::operation_of(value);
+        let held = self.drives.iter().flat_map(|drive| drive.state.registers.values());
+        let need = held.filter_map(|r| r.of_operation(operation)).next();
+        let need = need.map_or(1, |held| held.entry.data_shards());
+        let replaced = self.drives.iter().any(|drive| drive.identity > 0);
+        let acknowledged = self.history.ops[value].told == Told::Done;
+        self.excused |= replaced && !acknowledged && self.whole(operation).count() < need;
     }
 
     /// A reader goes on: it resolves what is open.

@@ -85,6 +85,8 @@ struct Violation {
 struct SearchResult {
     runs: u64,
     events: u64,
+    /// Runs that lost more than is promised and were not judged.
+    excused: u64,
     seconds: f64,
     violations: Vec<Violation>,
     configs: std::collections::BTreeMap<String, u64>,
@@ -96,6 +98,7 @@ fn search(bug: Option<Bug>, seed: u64, time: Duration) -> SearchResult {
     let mut result = SearchResult {
         runs: 0,
         events: 0,
+        excused: 0,
         seconds: 0.0,
         violations: Vec::new(),
         configs: std::collections::BTreeMap::new(),
@@ -105,6 +108,7 @@ fn search(bug: Option<Bug>, seed: u64, time: Duration) -> SearchResult {
         let report = walk::run(seed, bug, false);
         result.runs += 1;
         result.events += u64::from(report.events);
+        result.excused += u64::from(report.excused);
         counts[walk::config_of(seed) as usize] += 1;
         if let Some(property) = report.violation {
             let config = config::name(walk::config_of(seed));

@@ -22,6 +22,8 @@ const EVENTS_MAX: u32 = 900;
 pub struct Report {
     pub events: u32,
     pub violation: Option<String>,
+    /// Whether more was lost than is promised, so that the run was not judged.
+    pub excused: bool,
     pub trace: Vec<String>,
 }
 
@@ -52,7 +54,9 @@ pub fn run(seed: u64, bug: Option<Bug>, traced: bool) -> Report {
     if world.violation.is_none() {
         world.finale();
     }
-    Report { events, violation: world.violation, trace: world.trace.unwrap_or_default() }
+    let violation = world.violation.filter(|_| !world.excused);
+    let excused = world.excused;
+    Report { events, violation, excused, trace: world.trace.unwrap_or_default() }
 }
 
 /// The configuration that a seed's run has.

@@ -83,6 +83,8 @@ pub struct World {
     pub read: BTreeSet<Id>,
     pub next_task: u32,
     pub violation: Option<String>,
+    /// Lost more than is promised: not judged.
+    pub excused: bool,
     pub trace: Option<Vec<String>>,
 }
 
@@ -112,6 +114,7 @@ impl World {
             read: BTreeSet::new(),
             next_task: 0,
             violation: None,
+            excused: false,
             trace: None,
             config,
         }
