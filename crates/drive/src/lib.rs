@@ -19,6 +19,7 @@
 //! | [`drive`] | [`Drive`], the state machine of one drive, without threads |
 //! | [`table`] | the durable state, and how records change it |
 //! | [`overlay`] | the log's net tail above what runs and index hold |
+//! | [`base`] | runs and index as what lies under the overlay |
 //! | [`value`] | registers, places and chores as they are kept |
 //! | [`log`] | chained batches in pre-written segments |
 //! | [`volume`] | pre-written files for larger shards |
@@ -30,6 +31,7 @@
 
 pub mod actor;
 pub mod api;
+pub mod base;
 pub mod checkpoint;
 pub mod conformance;
 pub mod disk;

@@ -43,6 +43,12 @@ pub trait Base: Send + Sync {
     /// # Errors
     /// When they cannot be known.
     fn scan(&self, start: &[u8], end: Option<&[u8]>, limit: usize) -> Result<BasePage, BaseError>;
+
+    /// All registers of the key that encodes as `prefix`.
+    ///
+    /// # Errors
+    /// When they cannot be known.
+    fn key(&self, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, BaseError>;
 }
 
 /// A base that holds nothing: a drive all of whose state is in its log.
@@ -57,6 +63,10 @@ impl Base for EmptyBase {
     fn scan(&self, _: &[u8], _: Option<&[u8]>, _: usize) -> Result<BasePage, BaseError> {
         Ok(BasePage::default())
     }
+
+    fn key(&self, _: &[u8]) -> Result<Vec<(Bytes, Bytes)>, BaseError> {
+        Ok(Vec::new())
+    }
 }
 
 /// One key of an overlay.
@@ -66,6 +76,8 @@ pub struct Slot {
     pub value: Option<Arc<Value>>,
     /// Answers that rest on it wait for this batch.
     pub gate: u64,
+    /// Nothing below holds the key: when it is removed again, nothing need be remembered of it.
+    pub fresh: bool,
 }
 
 /// Net changes, in key order.
@@ -82,13 +94,17 @@ impl Overlay {
         self.slots.get(key)
     }
 
-    /// Puts or removes a key.
-    pub fn put(&mut self, key: Bytes, slot: Slot) {
-        let weigh = |slot: &Slot| SLOT_BYTES + slot.value.as_ref().map_or(0, |v| v.weight());
-        self.weight += weigh(&slot) + key.len() as u64;
-        let key_len = key.len() as u64;
-        if let Some(old) = self.slots.insert(key, slot) {
-            self.weight -= weigh(&old) + key_len;
+    /// Puts or removes a key. `was_absent` tells that nothing was held for it.
+    pub fn put(&mut self, key: Bytes, value: Option<Arc<Value>>, gate: u64, was_absent: bool) {
+        let key_bytes = key.len() as u64;
+        let weigh =
+            |value: Option<&Arc<Value>>| SLOT_BYTES + key_bytes + value.map_or(0, |v| v.weight());
+        let old = self.slots.remove(&key);
+        let fresh = old.as_ref().map_or(was_absent, |old| old.fresh);
+        self.weight -= old.map_or(0, |old| weigh(old.value.as_ref()));
+        if value.is_some() || !fresh {
+            self.weight += weigh(value.as_ref());
+            self.slots.insert(key, Slot { value, gate, fresh });
         }
     }
 
@@ -168,9 +184,9 @@ impl Layers {
         &self.overlay
     }
 
-    /// Puts or removes a key.
-    pub fn put(&mut self, key: Bytes, value: Option<Value>, gate: u64) {
-        self.overlay.put(key, Slot { value: value.map(Arc::new), gate });
+    /// Puts or removes a key. `was_absent` tells that nothing was held for it.
+    pub fn put(&mut self, key: Bytes, value: Option<Value>, gate: u64, was_absent: bool) {
+        self.overlay.put(key, value.map(Arc::new), gate, was_absent);
     }
 
     /// Sets the overlay aside to be written as a run; changes go to a new one from now on.
@@ -190,9 +206,13 @@ impl Layers {
         self.frozen.is_some()
     }
 
-    /// The overlay set aside is part of `base` now.
-    pub fn thaw(&mut self, base: Arc<dyn Base>) {
+    /// The overlay set aside is part of the base now.
+    pub fn thaw(&mut self) {
         self.frozen = None;
+    }
+
+    /// Answers come from `base` from now on, which holds the same.
+    pub fn set_base(&mut self, base: Arc<dyn Base>) {
         self.base = base;
     }
 
@@ -208,6 +228,29 @@ impl Layers {
         let bytes = self.base.get(key)?;
         let value = bytes.map(|bytes| decode(key, &bytes)).transpose()?;
         Ok(Found { value, gate: 0 })
+    }
+
+    /// All registers of the key that encodes as `prefix`.
+    ///
+    /// # Errors
+    /// When the base cannot say.
+    pub fn key(&self, prefix: &[u8]) -> Result<Page, BaseError> {
+        let end = prefix_end(prefix);
+        let mut merged: BTreeMap<Bytes, Option<Arc<Value>>> = BTreeMap::new();
+        for (key, bytes) in self.base.key(prefix)? {
+            let value = decode(&key, &bytes)?;
+            merged.insert(key, Some(value));
+        }
+        let mut page = Page::default();
+        for layer in self.frozen.as_deref().into_iter().chain([&self.overlay]) {
+            for (key, slot) in layer.range(prefix, end.as_deref()) {
+                page.gate = page.gate.max(slot.gate);
+                merged.insert(key.clone(), slot.value.clone());
+            }
+        }
+        let held = merged.into_iter().filter_map(|(key, value)| value.map(|value| (key, value)));
+        page.items = held.collect();
+        Ok(page)
     }
 
     /// Records from `start` on, below `end`: some `wanted` of them. [`Page::next`] says where to go

@@ -11,9 +11,9 @@ use holdfast_register::{Held, KeyState, ShardStatus};
 use holdfast_types::{BucketId, BucketStamp, OperationId, RegisterKey, VersionId};
 
 use crate::{
-    checkpoint::{DurableFacts, SegmentUse},
+    checkpoint::{Checkpoint, DurableFacts, SegmentUse},
     log::record::{NewShard, Record},
-    overlay::{Base, BaseError, Found, Layers, prefix_end},
+    overlay::{Base, BaseError, Found, Layers},
     value::{Note, Place, PlaceRecord, REPAIR_SPACE, RegisterRecord, Value},
     volume::RecordedBlocks,
 };
@@ -59,6 +59,10 @@ pub struct Table {
     pub recorded: RecordedBlocks,
     /// Live inline shards, by segment.
     pub segments: BTreeMap<u32, SegmentUse>,
+    /// The last batch that dropped a shard of a segment.
+    pub dropped_at: HashMap<u32, u64>,
+    /// The batch being applied.
+    batch: u64,
 }
 
 impl Table {
@@ -71,6 +75,22 @@ impl Table {
             buckets: HashMap::new(),
             recorded: RecordedBlocks::default(),
             segments: BTreeMap::new(),
+            dropped_at: HashMap::new(),
+            batch: 0,
+        }
+    }
+
+    /// The state that a checkpoint describes, above the runs it names.
+    #[must_use]
+    pub fn restore(checkpoint: &Checkpoint, base: Arc<dyn Base>) -> Self {
+        let buckets = checkpoint.buckets.iter();
+        let segments = checkpoint.segments.iter();
+        Self {
+            facts: checkpoint.facts,
+            buckets: buckets.map(|s| (s.id, KnownBucket { stamp: *s, gate: 0 })).collect(),
+            recorded: RecordedBlocks::from_maps(&checkpoint.volumes),
+            segments: segments.map(|used| (used.segment, *used)).collect(),
+            ..Self::new(base)
         }
     }
 
@@ -79,23 +99,14 @@ impl Table {
     /// # Errors
     /// When the base cannot say.
     pub fn key(&self, key: &RegisterKey) -> Result<KeyFound, BaseError> {
-        let prefix = key.encode();
-        let end = prefix_end(&prefix);
-        let mut found = KeyFound::default();
-        let mut from = Bytes::from(prefix);
-        loop {
-            let page = self.layers.scan(&from, end.as_deref(), usize::MAX)?;
-            found.gate = found.gate.max(page.gate);
-            for (register, value) in page.items {
-                let Some((version, record)) = as_register(&register, &value) else { continue };
-                found.state.registers.insert(version, record.state.clone());
-                found.notes.insert(version, record.notes.clone());
-            }
-            match page.next {
-                Some(next) => from = next,
-                None => return Ok(found),
-            }
+        let page = self.layers.key(&key.encode())?;
+        let mut found = KeyFound { gate: page.gate, ..KeyFound::default() };
+        for (register, value) in page.items {
+            let Some((version, record)) = as_register(&register, &value) else { continue };
+            found.state.registers.insert(version, record.state.clone());
+            found.notes.insert(version, record.notes.clone());
         }
+        Ok(found)
     }
 
     /// One register.
@@ -135,6 +146,7 @@ impl Table {
         record: &Record,
         inline: &Place,
     ) -> Result<Vec<Dropped>, BaseError> {
+        self.batch = batch;
         match record {
             Record::Accept { register, held, note, shard } => {
                 let place = placed(shard, inline);
@@ -208,10 +220,12 @@ impl Table {
             let record = PlaceRecord { references: 0, shard: note.shard, place };
             return Ok(Some(Dropped { operation, record }));
         }
+        let was_absent = record.references == 0;
+        let key = PlaceRecord::key(operation).into();
         self.count_place(&place, true);
         record.shard = note.shard;
         record.place = place;
-        self.layers.put(PlaceRecord::key(operation).into(), Some(Value::Place(record)), batch);
+        self.layers.put(key, Some(Value::Place(record)), batch, was_absent);
         Ok(None)
     }
 
@@ -232,7 +246,7 @@ impl Table {
         self.facts.registers += u64::from(is_held);
         self.facts.registers -= u64::from(was_held);
         let value = is_held.then_some(Value::Register(record));
-        self.layers.put(register.clone(), value, gate.unwrap_or(known_gate));
+        self.layers.put(register.clone(), value, gate.unwrap_or(known_gate), !was_held);
         self.change_chores(&chores_before, &chores_after);
         let mut dropped = Vec::new();
         for held in gone {
@@ -246,24 +260,25 @@ impl Table {
     fn change_chores(&mut self, before: &[Vec<u8>], after: &[Vec<u8>]) {
         for key in before.iter().filter(|key| !after.contains(key)) {
             self.facts.repairs -= u64::from(key[0] == REPAIR_SPACE);
-            self.layers.put(Bytes::copy_from_slice(key), None, 0);
+            self.layers.put(Bytes::copy_from_slice(key), None, 0, false);
         }
         for key in after.iter().filter(|key| !before.contains(key)) {
             self.facts.repairs += u64::from(key[0] == REPAIR_SPACE);
-            self.layers.put(Bytes::copy_from_slice(key), Some(Value::Chore), 0);
+            self.layers.put(Bytes::copy_from_slice(key), Some(Value::Chore), 0, true);
         }
     }
 
     /// Counts one more or one less entry that names an operation (INV-PLACE-1).
     fn refer(&mut self, operation: OperationId, by: i64) -> Result<Option<Dropped>, BaseError> {
         let (mut record, gate) = self.place(operation)?;
+        let was_absent = record.references == 0 && record.place.is_none();
         record.references = record.references.saturating_add_signed(by);
         let key = PlaceRecord::key(operation).into();
         if record.references > 0 {
-            self.layers.put(key, Some(Value::Place(record)), gate);
+            self.layers.put(key, Some(Value::Place(record)), gate, was_absent);
             return Ok(None);
         }
-        self.layers.put(key, None, gate);
+        self.layers.put(key, None, gate, was_absent);
         self.count_place(&record.place, false);
         Ok((!record.place.is_none()).then_some(Dropped { operation, record }))
     }
@@ -285,7 +300,12 @@ impl Table {
         self.count_place(&new, true);
         let was = PlaceRecord { references: 0, shard: record.shard, place: old.clone() };
         record.place = new;
-        self.layers.put(PlaceRecord::key(operation).into(), Some(Value::Place(record)), gate);
+        self.layers.put(
+            PlaceRecord::key(operation).into(),
+            Some(Value::Place(record)),
+            gate,
+            false,
+        );
         Ok(vec![Dropped { operation, record: was }])
     }
 
@@ -308,6 +328,7 @@ impl Table {
                 } else {
                     used.live_shards -= 1;
                     used.live_bytes -= bytes;
+                    self.dropped_at.insert(*segment, self.batch);
                 }
             }
             Place::Extents { extents, .. } => {

@@ -289,6 +289,7 @@ pub enum Place {
 impl Place {
     /// Bytes of the shard.
     #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a place without bytes is none: `is_none`")]
     pub const fn len(&self) -> u64 {
         match self {
             Self::None => 0,

@@ -45,6 +45,12 @@ impl Pins {
         self.lingering.get(&operation).and_then(|records| records.first()).cloned()
     }
 
+    /// Whether a kept shard lies in a segment of the log.
+    pub(super) fn linger_in(&self, segment: u32) -> bool {
+        let inside = |r: &PlaceRecord| matches!(r.place, crate::value::Place::Inline { segment: s, .. } if s == segment);
+        self.lingering.values().flatten().any(inside)
+    }
+
     /// Ends a lease; returns the shards nobody keeps any more.
     fn end(&mut self, lease: OperationId) -> Vec<Dropped> {
         let Some(lease) = self.leases.remove(&lease) else { return Vec::new() };

@@ -9,7 +9,7 @@ use crate::{
     log::segment::create_segment,
 };
 
-use super::{Drive, Stop};
+use super::{Drive, Stop, checkpoint::Stored, recycle::Found};
 
 /// Segments kept ready, so that the log moves on without waiting for zeros to be written.
 const SPARE_SEGMENTS: usize = 1;
@@ -19,6 +19,7 @@ const SPARE_SEGMENTS: usize = 1;
 pub(super) struct Jobs {
     segment_coming: bool,
     volume_coming: bool,
+    pub compacting: bool,
     /// Space was asked for at this time on the monotonic clock.
     space_asked_at: u64,
 }
@@ -39,11 +40,24 @@ impl BackgroundJob {
 }
 
 /// What became of a job.
-pub struct JobOutcome(Outcome);
+pub struct JobOutcome(Done);
 
-enum Outcome {
+/// The outcomes there are.
+pub(super) enum Done {
     Segment { id: u32, bytes: u64, created: Result<Arc<dyn DiskFile>, DiskError> },
     Volume(Result<(), DiskError>),
+    Stored(Stored),
+    IndexOpened,
+    Rebuilt,
+    Sparse(Result<Vec<Found>, DiskError>),
+}
+
+/// A job that does `work`.
+pub(super) fn job(
+    name: &'static str,
+    work: impl FnOnce() -> Done + Send + 'static,
+) -> BackgroundJob {
+    BackgroundJob { name, work: Box::new(move || JobOutcome(work())) }
 }
 
 /// How often space is asked for.
@@ -59,8 +73,11 @@ impl Drive {
         self.ask_space();
         let mut jobs = Vec::new();
         if self.gate.fenced().is_none() {
+            self.recycle_segments();
+            jobs.extend(self.state_jobs());
             jobs.extend(self.segment_job());
             jobs.extend(self.volume_job());
+            jobs.extend(self.compaction_job());
         }
         jobs
     }
@@ -68,21 +85,25 @@ impl Drive {
     /// Takes note of what a job did.
     pub fn job_done(&mut self, outcome: JobOutcome) {
         match outcome.0 {
-            Outcome::Segment { id, bytes, created } => {
+            Done::Segment { id, bytes, created } => {
                 self.jobs.segment_coming = false;
                 if let Some(file) = self.noted(created) {
                     self.log.add_segment(id, file, bytes);
                 }
             }
-            Outcome::Volume(created) => {
+            Done::Volume(created) => {
                 self.jobs.volume_coming = false;
                 self.noted(created);
             }
+            Done::Stored(stored) => self.stored(stored),
+            Done::IndexOpened => self.index_opened(),
+            Done::Rebuilt => self.index_rebuilt(),
+            Done::Sparse(found) => self.compact(found),
         }
     }
 
     /// A full disk is no fault of the drive; any other failed write or sync fences it.
-    fn noted<T>(&self, result: Result<T, DiskError>) -> Option<T> {
+    pub(super) fn noted<T>(&self, result: Result<T, DiskError>) -> Option<T> {
         match result {
             Ok(value) => Some(value),
             Err(error) => {
@@ -112,11 +133,10 @@ impl Drive {
         self.jobs.segment_coming = true;
         let (disk, id, bytes) =
             (self.disk.clone(), self.next_segment(), self.options.segment_bytes);
-        let work = move || {
+        Some(job("write log segment", move || {
             let created = create_segment(&*disk, id, bytes);
-            JobOutcome(Outcome::Segment { id, bytes, created })
-        };
-        Some(BackgroundJob { name: "write log segment", work: Box::new(work) })
+            Done::Segment { id, bytes, created }
+        }))
     }
 
     fn next_segment(&self) -> u32 {
@@ -153,10 +173,6 @@ impl Drive {
         }
         self.jobs.volume_coming = true;
         let volumes = self.volumes.clone();
-        let work = move || JobOutcome(Outcome::Volume(volumes.grow()));
-        Some(BackgroundJob { name: "write volume", work: Box::new(work) })
+        Some(job("write volume", move || Done::Volume(volumes.grow())))
     }
-
-    /// A checkpoint waits for the batches it covers.
-    pub(super) fn checkpoint_may_begin(&mut self, _durable: u64) {}
 }

@@ -19,12 +19,16 @@
 //! | `read` | Prepare, Read, Scan, shards |
 //! | `chores` | lists of work, pins |
 //! | `volatile` | promises and memory, which a restart forgets |
-//! | `jobs` | what happens in the background |
+//! | `jobs` | what happens in the background: spare segments and volumes |
+//! | `checkpoint` | overlay to run, manifest, merges, the index |
+//! | `recycle` | segments used again, live shards moved out of them |
 
+mod checkpoint;
 mod chores;
 mod jobs;
 mod open;
 mod read;
+mod recycle;
 mod volatile;
 mod write;
 
@@ -50,6 +54,7 @@ use crate::{
         record::Record,
         writer::{Appended, BatchJob, BatchOutcome, LogWriter},
     },
+    meta_index::keeper::IndexBackend,
     overlay::BaseError,
     table::{Dropped, Table},
     value::Place,
@@ -59,6 +64,7 @@ use crate::{
     },
 };
 
+pub use checkpoint::run_jobs;
 pub use jobs::{BackgroundJob, JobOutcome};
 pub use read::ReadJob;
 
@@ -81,6 +87,14 @@ pub struct DriveOptions {
     pub pending_bytes_max: usize,
     /// Bytes of the overlay at which it is written out as a run.
     pub overlay_bytes_max: u64,
+    /// Segments behind the last checkpoint at which the next one is due: bounds replay.
+    pub tail_segments_max: usize,
+    /// Segments beyond which live shards are moved out of sparse ones.
+    pub segments_soft_max: usize,
+    /// Bytes of the cache of run blocks.
+    pub run_cache_bytes: usize,
+    /// What the index is kept in; without one the runs alone answer.
+    pub index: IndexBackend,
     /// Sizes of volumes, and the reserve.
     pub volumes: VolumeSizes,
 }
@@ -94,6 +108,10 @@ impl Default for DriveOptions {
             batch_bytes_max: 1 << 20,
             pending_bytes_max: 16 << 20,
             overlay_bytes_max: 32 << 20,
+            tail_segments_max: 4,
+            segments_soft_max: 12,
+            run_cache_bytes: 16 << 20,
+            index: IndexBackend::Off,
             volumes: VolumeSizes { first: 64 << 20, max: 1 << 30, reserve: 256 << 20 },
         }
     }
@@ -122,6 +140,7 @@ pub struct Drive {
     read_jobs: Vec<ReadJob>,
     space: Space,
     jobs: jobs::Jobs,
+    background: checkpoint::Background,
 }
 
 /// What was decided about a request.
@@ -251,7 +270,11 @@ impl Drive {
     #[must_use]
     pub fn facts(&self) -> DriveFacts {
         let fenced = self.gate.fenced();
-        let state = if fenced.is_some() { DriveState::Faulty } else { DriveState::Healthy };
+        let state = match &fenced {
+            Some(_) => DriveState::Faulty,
+            None if self.background.is_reindexing() => DriveState::Reindexing,
+            None => DriveState::Healthy,
+        };
         let facts = &self.table.facts;
         let spare = self.space.free_bytes.saturating_sub(self.options.volumes.reserve);
         DriveFacts {
@@ -319,8 +342,10 @@ impl Drive {
     /// Logs an event; adds a segment when none has room.
     fn append(&mut self, record: &Record, urgent: bool) -> Result<Appended, Stop> {
         let now = self.clock.monotonic_micros();
-        if urgent && self.log.pending_bytes() > self.options.pending_bytes_max {
-            let message = "too much waits for the log";
+        let crowded = self.log.pending_bytes() > self.options.pending_bytes_max
+            || self.table.layers.overlay().weight() > 2 * self.options.overlay_bytes_max;
+        if urgent && crowded {
+            let message = "too much waits for the log, or for a run";
             return Err(Stop::Failed(ErrorClass::Overloaded, message.to_owned()));
         }
         if let Ok(appended) = self.log.append(record, urgent, now) {

@@ -11,7 +11,8 @@ use std::{
 use holdfast_types::{HybridTime, seam::Clock};
 
 use crate::{
-    checkpoint::LogPosition,
+    base::RunsBase,
+    checkpoint::{Checkpoint, DurableFacts, LogPosition},
     disk::Disk,
     error::DriveFault,
     gate::Gate,
@@ -22,13 +23,18 @@ use crate::{
         segment::{LOG_FOLDER, create_segment},
         writer::{LogWriter, Segment},
     },
-    overlay::EmptyBase,
+    manifest::{ManifestError, ManifestStore},
+    meta_index::keeper::IndexKeeper,
+    overlay::BaseError,
+    runs::{RUNS_FOLDER, RunStore},
     table::Table,
     value::Place,
     volume::{VOLUME_FOLDER, VolumeSet},
 };
 
-use super::{Drive, DriveOptions, chores::Pins, jobs::Jobs, port, volatile::Volatile};
+use super::{
+    Drive, DriveOptions, checkpoint::Background, chores::Pins, jobs::Jobs, port, volatile::Volatile,
+};
 
 /// Where the log of a drive without a manifest begins.
 const BEGINNING: LogPosition = LogPosition { segment: 0, offset: 0, batch: 1, chain: 0 };
@@ -36,31 +42,44 @@ const BEGINNING: LogPosition = LogPosition { segment: 0, offset: 0, batch: 1, ch
 impl Drive {
     /// Makes a blank folder a drive.
     ///
-    /// 1. Folders and segments: a crash leaves files that the next attempt writes anew.
+    /// 1. Folders, segments, an empty manifest: a crash leaves files that the next attempt replaces.
     /// 2. The identity, last: from here the drive is formatted, and is never formatted again.
     ///
     /// # Errors
     /// [`DriveFault::Formatted`]; when the device fails.
     pub fn format(
-        disk: &dyn Disk,
+        disk: &Arc<dyn Disk>,
         identity: &Identity,
         options: &DriveOptions,
     ) -> Result<(), DriveFault> {
-        if let Some(found) = Identity::load(disk)? {
+        if let Some(found) = Identity::load(&**disk)? {
             let path = disk.name().to_owned();
             return Err(DriveFault::Formatted { path, drive: found.drive });
         }
-        for folder in [LOG_FOLDER, VOLUME_FOLDER, "runs"] {
+        for folder in [LOG_FOLDER, VOLUME_FOLDER, RUNS_FOLDER] {
             disk.create_dir(folder)?;
         }
         for name in disk.list(LOG_FOLDER)? {
             disk.remove(&format!("{LOG_FOLDER}/{name}"))?;
         }
         for segment in 1..=options.segments_first.max(1) {
-            create_segment(disk, segment, options.segment_bytes)?;
+            create_segment(&**disk, segment, options.segment_bytes)?;
         }
+        let mut manifests =
+            ManifestStore::create(disk.clone()).map_err(|e| manifest_fault(&**disk, e))?;
+        let first = Checkpoint {
+            drive: identity.drive,
+            sequence: manifests.next_sequence(),
+            log: BEGINNING,
+            facts: DurableFacts::default(),
+            buckets: Vec::new(),
+            volumes: Vec::new(),
+            segments: Vec::new(),
+            runs: Vec::new(),
+        };
+        manifests.store(&first).map_err(|e| manifest_fault(&**disk, e))?;
         disk.sync_dir("")?;
-        identity.store(disk)
+        identity.store(&**disk)
     }
 
     /// Opens a formatted drive: replays its log, and raises its open count durably before anything is
@@ -75,9 +94,11 @@ impl Drive {
     ) -> Result<Self, DriveFault> {
         let identity = identify(&*disk, &options)?;
         let syncs = Arc::new(AtomicU64::new(0));
-        let mut table = Table::new(Arc::new(EmptyBase));
+        let (mut table, background) = load(&disk, &identity, &options)?;
+        let start = background.position();
         let replayed =
-            replay(&*disk, identity.drive, BEGINNING, |item| apply(&mut table, &*disk, item))?;
+            replay(&*disk, identity.drive, start, |item| apply(&mut table, &*disk, item))?;
+        table.layers.set_base(background.base());
         syncs.fetch_add(replayed.visited.len() as u64, Ordering::Relaxed);
         let volumes = VolumeSet::open(disk.clone(), options.volumes, syncs.clone())?;
         mark_volumes(&table, &volumes, &*disk)?;
@@ -85,7 +106,7 @@ impl Drive {
         let open_count = table.facts.open_count.max(replayed.generation) + 1;
         let gate = Arc::new(Gate::new(identity.drive, replayed.end.batch - 1));
         let facts = table.facts;
-        let log = writer(&identity, &options, &table, replayed, open_count);
+        let log = writer(&identity, &options, &background, &table, replayed, open_count);
         let now = HybridTime::from_micros(clock.wall_micros());
         let space = disk.space()?;
         let mut drive = Self {
@@ -107,6 +128,7 @@ impl Drive {
             read_jobs: Vec::new(),
             space,
             jobs: Jobs::default(),
+            background,
         };
         drive.raise_open_count(open_count)?;
         Ok(drive)
@@ -137,6 +159,24 @@ fn identify(disk: &dyn Disk, options: &DriveOptions) -> Result<Identity, DriveFa
     }
 }
 
+/// The state of the newest manifest that can be read, above the runs it names.
+fn load(
+    disk: &Arc<dyn Disk>,
+    identity: &Identity,
+    options: &DriveOptions,
+) -> Result<(Table, Background), DriveFault> {
+    let (manifests, checkpoint) = ManifestStore::open(disk.clone(), identity.drive)
+        .map_err(|e| manifest_fault(&**disk, e))?;
+    let cache = options.run_cache_bytes;
+    let named = |id| manifests.names(id);
+    let runs = RunStore::open(disk.clone(), identity.drive, &checkpoint.runs, named, cache)
+        .map_err(|e| runs_fault(&**disk, &e.into()))?;
+    let runs = Arc::new(runs);
+    let keeper = Arc::new(IndexKeeper::new(options.index.clone()));
+    let table = Table::restore(&checkpoint, Arc::new(RunsBase::new(runs.clone())));
+    Ok((table, Background::new(manifests, checkpoint, runs, keeper)))
+}
+
 /// Applies one record of the log. What it drops is free at once: there are no readers yet.
 fn apply(table: &mut Table, disk: &dyn Disk, item: Replay<'_>) -> Result<(), DriveFault> {
     let inline = match item.record {
@@ -148,12 +188,24 @@ fn apply(table: &mut Table, disk: &dyn Disk, item: Replay<'_>) -> Result<(), Dri
         },
         _ => Place::None,
     };
-    let unreadable = |e: crate::overlay::BaseError| DriveFault::Unreadable {
+    let applied = table.apply(item.batch, item.record, &inline);
+    applied.map(|_| ()).map_err(|e| runs_fault(disk, &e))
+}
+
+fn runs_fault(disk: &dyn Disk, error: &BaseError) -> DriveFault {
+    DriveFault::Unreadable {
         path: disk.name().to_owned(),
         what: "the runs",
-        cause: e.to_string(),
-    };
-    table.apply(item.batch, item.record, &inline).map(|_| ()).map_err(unreadable)
+        cause: error.to_string(),
+    }
+}
+
+/// Without a manifest nothing is known of what the drive held.
+fn manifest_fault(disk: &dyn Disk, error: ManifestError) -> DriveFault {
+    match error {
+        ManifestError::Disk(error) => error.into(),
+        lost => DriveFault::Amnesic { path: disk.name().to_owned(), cause: lost.to_string() },
+    }
 }
 
 /// Takes the blocks that live places name.
@@ -171,6 +223,7 @@ fn mark_volumes(table: &Table, volumes: &VolumeSet, disk: &dyn Disk) -> Result<(
 fn writer(
     identity: &Identity,
     options: &DriveOptions,
+    background: &Background,
     table: &Table,
     replayed: Replayed,
     open_count: u64,
@@ -178,9 +231,10 @@ fn writer(
     let mut segments = BTreeMap::new();
     let mut free = VecDeque::new();
     for (id, (file, bytes)) in replayed.segments {
-        let last_batch = replayed.visited.get(&id).copied().unwrap_or(0);
-        let live = table.segments.get(&id).map_or(0, |used| used.live_shards);
-        if last_batch == 0 && live == 0 {
+        let used = table.segments.get(&id).copied().unwrap_or_default();
+        let mut last_batch = replayed.visited.get(&id).copied().unwrap_or(used.last_batch);
+        if last_batch < background.oldest_batch && used.live_shards == 0 {
+            last_batch = 0;
             free.push_back(id);
         }
         segments.insert(id, Segment { file, bytes, last_batch });

@@ -12,6 +12,8 @@
 //! INV-LOG-3: batch numbers rise by one over all opens, and each batch names the checksum of the one
 //! before it; the log ends where the chain has no continuation.
 //! INV-LOG-4: a batch header of a higher number beyond the end means that memory was lost.
+//! INV-LOG-5: a segment is recycled only when neither manifest's replay needs it, no live shard lies in
+//! it, what dropped the last one is durable, and nobody reads it.
 //!
 //! | module | holds |
 //! |---|---|
