@@ -18,10 +18,12 @@
 //! | `read`, `scan` | linearizable reads of a key and of a range of keys |
 //! | `write`, `update`, `resolve` | blind writes, conditional writes, adoption |
 //! | `conversation` | drives the register's machines: rounds, ballots, grace, settling |
-//! | `receive`, `stream`, `restore` | bodies on their way in, out, and made whole |
+//! | `object`, `range` | PUT, GET, HEAD, DELETE; which bytes a request wants |
+//! | `receive`, `stream`, `inline`, `restore` | bodies on their way in, out, and made whole |
 //! | `staged` | a draft shaped and encoded for its drives |
 //! | `admission` | bounds on what goes on at once |
 //! | `actor`, `health` | what a set owns: settle batches, the view of its drives |
+//! | [`workers`], `heal` | the background: rolling forward, healing, purging |
 //! | `round`, `task` | one message a node; where tasks are started |
 //! | `registry`, `buckets`, [`bucket_record`] | stamps of buckets; their life; what the registry holds |
 //! | `list`, [`list_merge`] | LIST over all sets; the pure merge behind it |
@@ -39,11 +41,15 @@ mod conversation;
 pub mod draft;
 pub mod engine;
 pub mod error;
+mod heal;
 mod health;
+mod inline;
 pub mod knobs;
 pub mod meta;
+mod object;
 #[cfg(test)]
 mod primitives_tests;
+mod range;
 mod read;
 mod receive;
 mod registry;
@@ -58,6 +64,7 @@ mod task;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod update;
+pub mod workers;
 mod write;
 
 // Buckets, lists, uploads and copies, on top of the sets.

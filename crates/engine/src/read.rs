@@ -11,7 +11,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use holdfast_drive::api::{DriveError, InlineShard};
+use holdfast_drive::api::{self, DriveError, DriveRequest, InlineShard};
 use holdfast_register::{
     Candidate, Drives, Failure, HolderMask, Machine, Reach, Read, Refusal, Seen, Target,
 };
@@ -153,6 +153,16 @@ impl SetShared {
 }
 
 impl Question {
+    /// The question as one drive is asked it.
+    pub(crate) fn request(&self, set: &SetShared) -> DriveRequest {
+        DriveRequest::Read(api::Read {
+            scope: set.scope(self.scope),
+            key: self.route.key.clone(),
+            version: self.version,
+            inline: self.inline,
+        })
+    }
+
     fn target(&self) -> Target {
         self.version.map_or(Target::Latest, Target::Version)
     }
