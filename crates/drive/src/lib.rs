@@ -7,6 +7,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`api`] | commands to a drive, its replies and errors |
+//! | [`fabric`] | other nodes over gRPC: client carrier, server adapter, authentication |
 //! | [`meta_index`] | [`meta_index::MetaIndex`], the index that can be lost; its in-memory twin |
 //! | [`runs`] | immutable sorted files, the state of the drive up to the log's tail |
 //! | [`manifest`] | the files that name runs, bitmaps and facts; two are kept |
@@ -31,6 +32,7 @@
 
 pub mod actor;
 pub mod api;
+pub mod fabric;
 pub mod base;
 pub mod checkpoint;
 pub mod conformance;
