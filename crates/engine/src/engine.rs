@@ -17,6 +17,7 @@ use crate::{
     knobs::Knobs,
     registry::Registry,
     set::{SetHandle, SetShared, Slot},
+    workers::Workers,
 };
 
 /// What an engine is made of.
@@ -45,6 +46,7 @@ pub struct Engine {
     pub(crate) random: Arc<dyn Random>,
     pub(crate) knobs: Arc<Knobs>,
     pub(crate) registry: Registry,
+    pub(crate) workers: Workers,
     pub(crate) admission: Arc<Admission>,
 }
 
@@ -90,8 +92,12 @@ impl Engine {
             "sets are numbered in layout order"
         );
         let registry = Registry::default();
-        let engine = Self { sets, layout, nodes, local, clock, random, knobs, registry, admission };
-        Arc::new(engine)
+        let workers = Workers::default();
+        let engine = Arc::new(Self {
+            sets, layout, nodes, local, clock, random, knobs, registry, workers, admission,
+        });
+        engine.start_workers();
+        engine
     }
 
     /// All sets, by index.

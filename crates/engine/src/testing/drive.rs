@@ -121,6 +121,7 @@ impl MemoryDrive {
         for state in self.keys.values_mut() {
             state.promise = Ballot::ZERO;
             state.memory.clear();
+            state.forgot = HybridTime(0);
         }
         self.keys.retain(|_, state| !state.is_blank());
         self.uploads.clear();
@@ -313,9 +314,9 @@ impl MemoryDrive {
     fn prepare(&mut self, now: HybridTime, prepare: Prepare) -> DriveResult {
         self.admit(now, prepare.scope, false)?;
         let view = self.view(now);
-        let remembers = decide::remembers_since(&view, prepare.since);
         let (floor, counts) = (self.floor, self.counts);
         let state = self.keys.entry(prepare.key.clone()).or_default();
+        let remembers = decide::remembers_since(state, &view, prepare.since);
         let decided = decide::decide_prepare(state, &view, prepare.ballot);
         if let Err(refusal) = decided {
             return Err(self.refused(refusal));
