@@ -116,11 +116,11 @@ impl GatewayService {
     }
 }
 
-/// Sent in HTTP chunks, without any announcement.
+/// Whether nothing says how much is coming: HTTP chunks without any announcement, or no body at all.
 fn has_no_length(parts: &Parts) -> bool {
-    parts.headers.contains_key(header::TRANSFER_ENCODING)
-        && !parts.headers.contains_key(header::CONTENT_LENGTH)
+    !parts.headers.contains_key(header::CONTENT_LENGTH)
         && !parts.headers.contains_key("x-amz-decoded-content-length")
+        && matches!(parts.method, Method::PUT | Method::POST)
 }
 
 /// S3 wants a length; a body small enough to be held gets the one it turns out to have.
