@@ -8,9 +8,7 @@ use holdfast_register::Candidate;
 use holdfast_types::{BucketStamp, EntryKind, RegisterKey, VersionId, limits};
 
 use crate::{
-    api::{
-        BoxBody, ByteStream, DeleteKey, Deleted, GetObject, ObjectInfo, ObjectRead, PutObject,
-    },
+    api::{BoxBody, ByteStream, DeleteKey, Deleted, GetObject, ObjectInfo, ObjectRead, PutObject},
     bulk::{damaged, live_meta},
     conditions::{check_read, check_write},
     draft::{Decision, Draft, Received},
