@@ -170,7 +170,7 @@ impl Engine {
         Err(failed.map_or(StoreError::Overloaded { message }, |(_, error)| error))
     }
 
-    async fn open_found(
+    pub(crate) async fn open_found(
         &self,
         question: &Question,
         found: Found,

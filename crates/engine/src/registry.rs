@@ -129,8 +129,23 @@ impl SetHandle {
     pub(crate) async fn is_gone(
         &self,
         scope: BucketStamp,
-        key: &RegisterKey,
+        key: RegisterKey,
     ) -> Result<bool, StoreError> {
+        Ok(match self.judged_by_all(scope, &key).await? {
+            Judgement::Absent => true,
+            Judgement::Found(found) => {
+                found.verdict == Verdict::Settled && found.entry.kind == EntryKind::Tombstone
+            }
+            Judgement::Unknown { .. } => false,
+        })
+    }
+
+    /// What all drives together say of a key, nothing resolved: who holds it is known exactly.
+    pub(crate) async fn judged_by_all(
+        &self,
+        scope: BucketStamp,
+        key: &RegisterKey,
+    ) -> Result<Judgement, StoreError> {
         let set = &self.shared;
         let route = set.route(key)?;
         let request = |shard: u8| {
@@ -150,13 +165,7 @@ impl SetHandle {
                 Err(error) => check_scope(&error)?,
             }
         }
-        Ok(match judge_latest(set.quorum, &answers) {
-            Judgement::Absent => true,
-            Judgement::Found(found) => {
-                found.verdict == Verdict::Settled && found.entry.kind == EntryKind::Tombstone
-            }
-            Judgement::Unknown { .. } => false,
-        })
+        Ok(judge_latest(set.quorum, &answers))
     }
 
     /// Installs a stamp on at least W drives of the set.
