@@ -185,9 +185,7 @@ impl S3Route for Route {
         };
         let json = json.map_err(s3s::S3Error::internal_error)?;
         let mut answer = S3Response::new(Body::from(json));
-        answer
-            .headers
-            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        answer.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         Ok(answer)
     }
 }
@@ -196,7 +194,8 @@ fn bucket_and_key(uri: &Uri) -> S3Result<(String, String)> {
     let query = edge::pairs(uri.query().unwrap_or_default());
     let named = |name: &str| {
         let found = query.iter().find(|(key, _)| key == name).map(|(_, value)| value.to_string());
-        found.ok_or_else(|| invalid("InvalidArgument", format!("query parameter {name} is missing")))
+        found
+            .ok_or_else(|| invalid("InvalidArgument", format!("query parameter {name} is missing")))
     };
     Ok((named("bucket")?, named("key")?))
 }

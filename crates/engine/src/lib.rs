@@ -32,7 +32,6 @@
 //! | `uploads`, `complete`, `sweep` | multipart uploads, their completion, what they leave behind |
 //! | [`upload_record`], [`complete_judge`] | the life of an upload; which parts make an object |
 //! | `bulk`, `cork` | DeleteObjects; many operations in one message a node |
-//! | [`conditions`] | conditions of requests, evaluated |
 //! | [`checksum`] | S3's additional checksums and entity tags |
 
 mod actor;
