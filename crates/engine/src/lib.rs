@@ -41,6 +41,8 @@ pub mod checksum;
 mod conversation;
 pub mod draft;
 pub mod engine;
+#[cfg(test)]
+mod engine_tests;
 pub mod error;
 mod heal;
 mod health;
