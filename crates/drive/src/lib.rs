@@ -32,7 +32,6 @@
 
 pub mod actor;
 pub mod api;
-pub mod fabric;
 pub mod base;
 pub mod checkpoint;
 pub mod conformance;

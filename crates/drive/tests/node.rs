@@ -56,7 +56,7 @@ fn options() -> DriveOptions {
 }
 
 fn format(path: &Path, drive: DriveId, cluster: ClusterId) {
-    let disk = RealDisk::new(path).unwrap();
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(path).unwrap());
     let identity = Identity { drive, cluster, set: Some(SetIndex(0)), formatted_at: START_MICROS };
     Drive::format(&disk, &identity, &options()).unwrap();
 }

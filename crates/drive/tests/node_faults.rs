@@ -106,7 +106,8 @@ async fn stage(operations: usize) -> Stage {
         let drive = DriveId(n as u128 + 1);
         let set = Some(SetIndex(0));
         let identity = Identity { drive, cluster: CLUSTER, set, formatted_at: START_MICROS };
-        Drive::format(disk, &identity, &options()).unwrap();
+        let dynamic: Arc<dyn Disk> = Arc::new(disk.clone());
+        Drive::format(&dynamic, &identity, &options()).unwrap();
         let (inner, panics) = (disk.clone(), Arc::clone(panics));
         let make = move || {
             let (inner, panics) = (inner.clone(), Arc::clone(&panics));

@@ -227,7 +227,8 @@ impl Engine {
                 if page.entries.iter().any(|(_, found)| !may_be_gone(found)) {
                     return Ok(false);
                 }
-                let checks = page.entries.iter().map(|(key, _)| set.is_gone(stamp, key));
+                let keys: Vec<RegisterKey> = page.entries.into_iter().map(|(key, _)| key).collect();
+                let checks = keys.into_iter().map(|key| set.is_gone(stamp, key));
                 let gone = stream::iter(checks).buffer_unordered(GONE_CHECKS);
                 if !gone.try_fold(true, |all, one| ready(Ok(all && one))).await? {
                     return Ok(false);

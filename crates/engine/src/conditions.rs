@@ -60,10 +60,16 @@ pub fn check_read(conditions: &Conditions, meta: &ObjectMeta) -> Result<(), Stor
 /// # Errors
 /// [`StoreError::PreconditionFailed`].
 pub fn check_copy_source(conditions: &Conditions, meta: &ObjectMeta) -> Result<(), StoreError> {
-    check_read(conditions, meta).map_err(|error| match error {
+    check_read(conditions, meta).map_err(as_copy_source)
+}
+
+/// What a failed condition of a read means for a copy that read.
+#[must_use]
+pub fn as_copy_source(error: StoreError) -> StoreError {
+    match error {
         StoreError::NotModified { .. } => failed("x-amz-copy-source-if-none-match"),
         error => error,
-    })
+    }
 }
 
 const fn failed(condition: &'static str) -> StoreError {

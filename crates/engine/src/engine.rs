@@ -94,7 +94,16 @@ impl Engine {
         let registry = Registry::default();
         let workers = Workers::default();
         let engine = Arc::new(Self {
-            sets, layout, nodes, local, clock, random, knobs, registry, workers, admission,
+            sets,
+            layout,
+            nodes,
+            local,
+            clock,
+            random,
+            knobs,
+            registry,
+            workers,
+            admission,
         });
         engine.start_workers();
         engine

@@ -3,9 +3,7 @@
 use holdfast_drive::api::{
     Chore, DriveError, DriveReply, DriveRequest, DriveResult, Install, Purge, ShardSource,
 };
-use holdfast_register::{
-    Candidate, HolderMask, KeyView, Reach, Refusal, ShardStatus, Target,
-};
+use holdfast_register::{Candidate, HolderMask, KeyView, Reach, Refusal, ShardStatus, Target};
 use holdfast_types::{Ballot, BucketStamp, EntryKind, OperationId, ShardIndex, VersionId};
 
 use crate::{
@@ -248,7 +246,10 @@ mod tests {
         let all = [view(true, 0b111), view(true, 0b111), view(true, 0b111)];
         assert!(of(&all).is_some());
         assert!(of(&all[..2]).is_none(), "a silent drive");
-        assert!(of(&[view(true, 0b111), view(true, 0b011), none.clone()]).is_some(), "purged there");
+        assert!(
+            of(&[view(true, 0b111), view(true, 0b011), none.clone()]).is_some(),
+            "purged there"
+        );
         assert!(of(&[view(true, 0b011), view(true, 0b011), none]).is_none(), "never held there");
         assert!(of(&[view(false, 0), view(true, 0b111), view(true, 0b111)]).is_none(), "unsettled");
     }

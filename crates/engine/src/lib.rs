@@ -27,6 +27,8 @@
 //! | `round`, `task` | one message a node; where tasks are started |
 //! | `registry`, `buckets`, [`bucket_record`] | stamps of buckets; their life; what the registry holds |
 //! | `list`, [`list_merge`] | LIST over all sets; the pure merge behind it |
+//! | `copy` | copies of objects, and into parts |
+//! | `store` | [`ObjectStore`] for [`Engine`] |
 //! | `uploads`, `complete`, `sweep` | multipart uploads, their completion, what they leave behind |
 //! | [`upload_record`], [`complete_judge`] | the life of an upload; which parts make an object |
 //! | `bulk`, `cork` | DeleteObjects; many operations in one message a node |
@@ -73,11 +75,13 @@ mod bulk;
 mod complete;
 pub mod complete_judge;
 pub mod conditions;
+mod copy;
 mod cork;
 mod list;
 pub mod list_merge;
 #[cfg(test)]
 mod objects_tests;
+mod store;
 mod sweep;
 pub mod upload_record;
 mod uploads;

@@ -8,9 +8,7 @@ use holdfast_register::Candidate;
 use holdfast_types::{BucketStamp, EntryKind, RegisterKey, VersionId, limits};
 
 use crate::{
-    api::{
-        BoxBody, ByteStream, DeleteKey, Deleted, GetObject, ObjectInfo, ObjectRead, PutObject,
-    },
+    api::{BoxBody, ByteStream, DeleteKey, Deleted, GetObject, ObjectInfo, ObjectRead, PutObject},
     bulk::{damaged, live_meta},
     conditions::{check_read, check_write},
     draft::{Decision, Draft, Received},
@@ -172,7 +170,7 @@ impl Engine {
         Err(failed.map_or(StoreError::Overloaded { message }, |(_, error)| error))
     }
 
-    async fn open_found(
+    pub(crate) async fn open_found(
         &self,
         question: &Question,
         found: Found,

@@ -129,9 +129,9 @@ impl SetHandle {
     pub(crate) async fn is_gone(
         &self,
         scope: BucketStamp,
-        key: &RegisterKey,
+        key: RegisterKey,
     ) -> Result<bool, StoreError> {
-        Ok(match self.judged_by_all(scope, key).await? {
+        Ok(match self.judged_by_all(scope, &key).await? {
             Judgement::Absent => true,
             Judgement::Found(found) => {
                 found.verdict == Verdict::Settled && found.entry.kind == EntryKind::Tombstone

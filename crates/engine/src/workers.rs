@@ -17,9 +17,7 @@ use std::{
 
 use bytes::Bytes;
 use holdfast_drive::api::{Chore, ChoreKind, DriveReply, DriveRequest, ListChores};
-use holdfast_types::{
-    BucketEpoch, BucketId, BucketPhase, BucketStamp, NodeIndex, RegisterKey,
-};
+use holdfast_types::{BucketEpoch, BucketId, BucketPhase, BucketStamp, NodeIndex, RegisterKey};
 use parking_lot::Mutex;
 use serde::Serialize;
 
@@ -201,9 +199,8 @@ impl Engine {
         let Ok(route) = set.shared.route(&chore.key) else { return false };
         let up = set.shared.up(&route).into_iter();
         let mut able = up.filter(|shard| job != Job::Heal || !chore.missing.has(*shard));
-        able.next().is_some_and(|first| {
-            set.shared.slots[route.slots[usize::from(first)]].node == node
-        })
+        able.next()
+            .is_some_and(|first| set.shared.slots[route.slots[usize::from(first)]].node == node)
     }
 
     async fn do_one(
@@ -252,8 +249,7 @@ fn stamp_of(stamps: &BTreeMap<BucketId, BucketStamp>, key: &RegisterKey) -> Buck
     if key.bucket == BucketId::NIL {
         return BucketStamp::REGISTRY;
     }
-    let unknown =
-        BucketStamp { id: key.bucket, epoch: BucketEpoch(0), phase: BucketPhase::Live };
+    let unknown = BucketStamp { id: key.bucket, epoch: BucketEpoch(0), phase: BucketPhase::Live };
     stamps.get(&key.bucket).copied().unwrap_or(unknown)
 }
 
@@ -277,4 +273,3 @@ async fn work(engine: Weak<Engine>, job: Job, node: NodeIndex, every: Duration) 
         report(state, &pass, done);
     }
 }
-

@@ -43,6 +43,47 @@ pub struct Budgets {
     pub leaps: u32,
 }
 
+/// How much a run leans to one kind of event or another: walks that all lean the same way miss what
+/// needs three restarts in a row, or one message that is late by a whole rebuild.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct Swarm {
+    /// One in so many calls is slow, both ways; 0 for none.
+    pub slow_every: u64,
+    /// Which ones.
+    pub salt: u64,
+    /// Weights of restarts, wipes and timeouts, over the usual ones.
+    pub restarts: u64,
+    pub wipes: u64,
+    pub timeouts: u64,
+    /// Percent of writes without data.
+    pub empty: u64,
+}
+
+impl Swarm {
+    /// No leaning.
+    pub const EVEN: Self =
+        Self { slow_every: 0, salt: 0, restarts: 1, wipes: 1, timeouts: 1, empty: 0 };
+
+    /// Some leaning.
+    pub fn draw(rng: &mut Rng) -> Self {
+        let mut pick = |from: &[u64]| from[rng.below(from.len() as u64) as usize];
+        Self {
+            slow_every: pick(&[0, 2, 3, 5]),
+            salt: pick(&[1, 2, 3, 5, 7, 11, 13]),
+            restarts: pick(&[1, 1, 6]),
+            wipes: pick(&[1, 3, 10]),
+            timeouts: pick(&[1, 1, 3]),
+            empty: pick(&[0, 30, 100]),
+        }
+    }
+
+    /// Whether a task's calls to a drive are slow.
+    pub fn is_slow(&self, task: u32, drive: u8) -> bool {
+        let mixed = (u64::from(task) * 31 + u64::from(drive) * 17 + self.salt) * 0x9e37_79b9;
+        self.slow_every > 0 && (mixed >> 7).is_multiple_of(self.slow_every)
+    }
+}
+
 /// A configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {

@@ -38,6 +38,9 @@ impl std::fmt::Debug for Key {
     }
 }
 
+/// What a refusal for a skewed clock contains, wherever it was made.
+pub const SKEW_MARK: &str = "the clocks of the two nodes differ";
+
 /// Why a call was not let in.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AuthError {
@@ -55,8 +58,7 @@ pub enum AuthError {
     WrongSecret,
     /// The clocks differ too much.
     #[error(
-        "authenticate call: the clocks of the two nodes differ by {} s, at most {} s are allowed; \
-         synchronise them (NTP)",
+        "authenticate call: {SKEW_MARK} by {} s, at most {} s are allowed; synchronise them (NTP)",
         .skew_micros / 1_000_000,
         limits::CLOCK_SKEW_MICROS_MAX / 1_000_000
     )]
