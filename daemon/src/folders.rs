@@ -7,7 +7,7 @@ use std::{
     fs,
     os::unix::fs::{DirBuilderExt, MetadataExt},
     path::Path,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use bytes::Bytes;
@@ -37,6 +37,9 @@ pub struct Folders {
     paths: Vec<String>,
     clock: Arc<dyn Clock>,
     options: DriveOptions,
+    /// Held while drives are formatted: the first node's call and the node's own look at what a
+    /// formatting left to do may come at the same time, and two writers of one blank drive ruin it.
+    forming: Mutex<()>,
 }
 
 impl Folders {
@@ -60,7 +63,8 @@ impl Folders {
             // A folder that cannot be made shows as unusable when it is surveyed.
             let _ = fs::DirBuilder::new().recursive(true).mode(0o750).create(path);
         }
-        Ok(Self { paths, clock, options: DriveOptions::default() })
+        let (options, forming) = (DriveOptions::default(), Mutex::new(()));
+        Ok(Self { paths, clock, options, forming })
     }
 
     /// The folders' paths.
@@ -82,6 +86,7 @@ impl Folders {
     /// # Errors
     /// What is in the way; nothing is formatted.
     pub fn propose(&self, document: &Document) -> Result<(), String> {
+        let _alone = self.forming.lock().unwrap_or_else(PoisonError::into_inner);
         for surveyed in self.survey() {
             match surveyed.found {
                 Found::Blank | Found::Proposed(_) => {}
@@ -104,6 +109,7 @@ impl Folders {
     /// # Errors
     /// When a folder cannot be formatted; the others are all the same.
     pub fn commit(&self, document: &Document, me: NodeIndex) -> Result<(), String> {
+        let _alone = self.forming.lock().unwrap_or_else(PoisonError::into_inner);
         let mut failed = Vec::new();
         for surveyed in self.survey() {
             let done = match &surveyed.found {
@@ -255,6 +261,21 @@ mod tests {
         let refused = folders.propose(&document).expect_err("formatted already");
         assert!(refused.contains("formatted already"), "{refused}");
         assert_eq!(found(&folders), formatted);
+    }
+
+    /// Goal: the first node's call and the node's own look do not both format a drive. A cluster came up
+    /// with a blank drive because two writers met in one folder. Method: commit on four threads at once.
+    #[test]
+    fn simultaneous_commits_format_each_drive_once() {
+        let (_dir, folders, document) = rig();
+        folders.propose(&document).expect("kept");
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| folders.commit(&document, NodeIndex(0)).expect("no one in the way"));
+            }
+        });
+        let formatted = |found: &Found| matches!(found, Found::Formatted { document: Some(_), .. });
+        assert!(found(&folders).iter().all(formatted));
     }
 
     /// Goal: a crash between the steps of one drive is completed. Method: its layout named as the crash
