@@ -361,7 +361,8 @@ impl World {
             let held = self.drives.iter().filter_map(|d| d.state.registers.get(&version));
             let entries = held.flat_map(|register| &register.entries);
             let safe = entries.map(|held| &held.entry).any(|entry| {
-                entry.ballot >= ballot && self.whole(entry.operation).count() >= entry.data_shards()
+                (entry.ballot >= ballot || entry.operation == operation)
+                    && self.whole(entry.operation).count() >= entry.data_shards()
             });
             if !safe {
                 self.violate(format!("what {version} held acknowledged has too few shards left"));
