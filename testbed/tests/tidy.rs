@@ -25,15 +25,20 @@ const EDGES: &[(&str, &[&str])] = &[
     ("s3-gateway", &["types", "engine"]),
     (
         "daemon",
-        &[
-            "types", "erasure", "placement", "register", "proto", "drive", "engine", "s3-gateway",
-        ],
+        &["types", "erasure", "placement", "register", "proto", "drive", "engine", "s3-gateway"],
     ),
     ("admin-cli", &["types", "proto"]),
     (
         "testbed",
         &[
-            "types", "erasure", "placement", "register", "proto", "drive", "engine", "s3-gateway",
+            "types",
+            "erasure",
+            "placement",
+            "register",
+            "proto",
+            "drive",
+            "engine",
+            "s3-gateway",
             "daemon",
         ],
     ),
@@ -225,7 +230,8 @@ fn cited_invariants_exist() {
     let mut broken = Vec::new();
     for (name, text) in &sources() {
         for piece in text.split("INV-").skip(1) {
-            let end = piece.find(|c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '-'));
+            let end =
+                piece.find(|c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '-'));
             let id = format!("INV-{}", piece[..end.unwrap_or(piece.len())].trim_end_matches('-'));
             if id.len() > 4 && !known.contains(&id) {
                 broken.push(format!("{name}: {id}"));

@@ -41,6 +41,14 @@ pub enum StoreError {
     #[error("the version is a delete marker")]
     IsDeleteMarker,
 
+    /// A drive knows a newer stamp of the bucket, or its phase does not take the request. Never
+    /// leaves the engine: the request starts again under the current stamp.
+    #[error("the bucket changed meanwhile")]
+    BucketChanged {
+        /// What the drive knows.
+        current: holdfast_types::BucketStamp,
+    },
+
     // ---- conditions ---------------------------------------------------------------------------
     /// S3: PreconditionFailed, naming the header.
     #[error("condition {condition} failed")]
@@ -171,6 +179,7 @@ impl StoreError {
             | Self::InvalidPartOrder
             | Self::InvalidRange { .. }
             | Self::BodyRejected { .. } => ErrorClass::Invalid,
+            Self::BucketChanged { .. } => ErrorClass::Outdated,
             Self::BelowQuorum { .. } => ErrorClass::Unavailable,
             Self::Overloaded { .. } => ErrorClass::Overloaded,
             Self::Unknown { .. } => ErrorClass::TimedOut,

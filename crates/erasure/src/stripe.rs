@@ -78,7 +78,7 @@ pub fn decode_stripe(
         }
         let mut piece = match payload {
             Some(payload) => payload.clone(),
-            None => restore(geometry, stripe, payloads, shard, len)?.into(),
+            None => restore(geometry, payloads, shard, len).into(),
         };
         piece.truncate(rest);
         rest -= piece.len();
@@ -103,7 +103,7 @@ pub fn restore_payload(
         return Err(ErasureError::OutOfRange { stripe });
     }
     let len = check(geometry, stripe, payloads)?;
-    restore(geometry, stripe, payloads, wanted.get(), len)
+    Ok(restore(geometry, payloads, wanted.get(), len))
 }
 
 /// Length of a block of a stripe of `body_len` bytes.
@@ -183,33 +183,21 @@ fn check(
     Ok(need as usize)
 }
 
-/// The payload of shard `wanted` from the first k that are there, checked before.
-fn restore(
-    geometry: &Geometry,
-    stripe: u64,
-    payloads: &[Option<Bytes>],
-    wanted: usize,
-    len: usize,
-) -> Result<Vec<u8>, ErasureError> {
+/// The payload of shard `wanted`, from the first k payloads that are there: `check` has seen them.
+fn restore(geometry: &Geometry, payloads: &[Option<Bytes>], wanted: usize, len: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(len + CHECKSUM_LEN);
     if let Some(payload) = &payloads[wanted] {
         out.extend_from_slice(payload);
-        return Ok(out);
+        return out;
     }
-    let k = usize::from(geometry.data_shards);
     let mut present: [(usize, &[u8]); SHARDS_MAX] = [(0, &[]); SHARDS_MAX];
     let there = payloads.iter().enumerate().filter_map(|(i, p)| Some((i, p.as_deref()?)));
-    let mut have = 0;
-    for (slot, payload) in present.iter_mut().zip(there.take(k)) {
+    for (slot, payload) in present.iter_mut().zip(there) {
         *slot = payload;
-        have += 1;
-    }
-    if usize::from(have) < k {
-        return Err(ErasureError::TooFewShards { stripe, need: geometry.data_shards, have });
     }
     let codec = Codec::of(geometry.data_shards, geometry.total_shards);
-    codec.restore(&present[..k], wanted, &mut out);
-    Ok(out)
+    codec.restore(&present[..geometry.data_shards.into()], wanted, &mut out);
+    out
 }
 
 /// A cursor over the pieces of one stripe's body.

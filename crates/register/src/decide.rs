@@ -16,7 +16,7 @@ pub struct DriveView {
     /// Every key is promised at least at this ballot: the ceiling of the last process, or the floor
     /// of a rebuilt drive.
     pub floor: Ballot,
-    /// Registers not held refuse ballots up to here: they may have been purged.
+    /// Ballots up to here are refused: what stood above them may have been purged.
     pub purge_floor: Ballot,
     /// The set epoch the drive has adopted.
     pub set_epoch: SetEpoch,
@@ -48,7 +48,7 @@ pub enum Refusal {
         /// The drive's clock.
         now: HybridTime,
     },
-    /// The register is not held and the ballot is at or below the purge floor.
+    /// The ballot is at or below the purge floor: what it stands below may have been purged.
     #[error("the ballot is at or below the purge floor")]
     Purged {
         /// The purge floor.
@@ -176,9 +176,7 @@ pub fn decide_accept(
         let adds = held.shard == ShardStatus::Missing && shard == ShardStatus::Present;
         return Ok(if adds { AcceptVerdict::AddShard } else { AcceptVerdict::Already });
     }
-    let remembered =
-        |m: &crate::state::Remembered| m.ballot == entry.ballot && m.operation == entry.operation;
-    if state.memory.iter().any(remembered) {
+    if remembers(state, entry) {
         return Ok(AcceptVerdict::Already);
     }
     let highest = state.highest();
@@ -192,11 +190,13 @@ pub fn decide_accept(
     if entry.ballot < promise {
         return Err(Refusal::Promised { promise });
     }
-    if register.is_none() && entry.ballot <= drive.purge_floor {
+    // Whether the register is held or not: another register of the key may have been the one whose
+    // purge made `highest` fall.
+    if entry.ballot <= drive.purge_floor {
         return Err(Refusal::Purged { floor: drive.purge_floor });
     }
     let bound = HybridTime::from_micros(drive.now.micros() + limits::CLOCK_SKEW_MICROS_MAX);
-    if entry.ballot.time > bound.max(highest.time.tick()) {
+    if entry.ballot.time > bound.max(highest.time.tick()).max(promise.time.tick()) {
         return Err(Refusal::TooFarAhead { now: drive.now });
     }
     if register.is_some_and(|r| r.entries.len() > UNSETTLED_MAX) {
@@ -289,20 +289,36 @@ pub fn decide_purge(state: &KeyState, version: VersionId, ballot: Ballot) -> Res
     if register.head().is_some_and(is_tombstone) { Ok(true) } else { Err(Refusal::NotPurgeable) }
 }
 
-/// Whether the drive's memory is complete for operations first balloted at `since`: everything it
-/// accepted of them was accepted after its memory began, clock skew allowed for.
+/// Whether the drive's memory of the key is complete for operations first balloted at `since`.
+///
+/// Every ballot of such an operation is at or after `since`. A drive accepts no ballot further ahead
+/// of its clock than the skew bound, so it accepted none of them before its memory began; the one
+/// exception (a tick above a wild ballot) leaves an entry in the key that is held, not remembered.
 #[must_use]
-pub fn remembers_since(drive: &DriveView, since: HybridTime) -> bool {
-    since.micros() > drive.memory_since.micros() + limits::CLOCK_SKEW_MICROS_MAX
+pub fn remembers_since(state: &KeyState, drive: &DriveView, since: HybridTime) -> bool {
+    let began = since.micros() > drive.memory_since.micros() + limits::CLOCK_SKEW_MICROS_MAX;
+    let mut held = state.registers.values().flat_map(|register| &register.entries);
+    began
+        && since > state.forgot
+        && held.all(|h| h.entry.ballot.time < since || remembers(state, &h.entry))
 }
 
-/// Whether `operation` is remembered or held at exactly `ballot`, for `finish`.
+fn remembers(state: &KeyState, entry: &Entry) -> bool {
+    state.memory.iter().any(|m| m.ballot == entry.ballot && m.operation == entry.operation)
+}
+
+/// The ceiling to make durable before `promised` may be answered; `None` when it lies below the
+/// present one. After a restart every key is promised at the ceiling, ownerless.
+///
+/// The ceiling leads the *clock* by half the skew bound, never the ballot: led by ballots, each
+/// restart would push the floor further ahead, and the ballots above it with it, until they lie
+/// beyond the skew bound and no drive takes them.
 #[must_use]
-pub fn took_part(state: &KeyState, operation: OperationId, ballot: Ballot) -> bool {
-    state.memory.iter().any(|m| m.operation == operation && m.ballot == ballot)
-        || state
-            .registers
-            .values()
-            .flat_map(|r| &r.entries)
-            .any(|held| held.entry.operation == operation && held.entry.ballot == ballot)
+pub fn raised_ceiling(
+    now: HybridTime,
+    ceiling: HybridTime,
+    promised: Ballot,
+) -> Option<HybridTime> {
+    let lead = HybridTime::from_micros(now.micros() + limits::CLOCK_SKEW_MICROS_MAX / 2);
+    (promised.time > ceiling).then(|| lead.max(promised.time))
 }

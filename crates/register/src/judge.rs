@@ -42,6 +42,16 @@ pub struct Candidate {
     pub verdict: Verdict,
 }
 
+impl Candidate {
+    /// What no drive holds yet: an entry about to be written under a promise.
+    #[must_use]
+    pub fn new(version: VersionId, entry: Entry) -> Self {
+        let none = HolderMask::default();
+        let verdict = Verdict::Open;
+        Self { version, entry, holders: none, shards: none, flagged: false, verdict }
+    }
+}
+
 /// The conclusion for one register.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Judgement {
@@ -63,11 +73,27 @@ pub enum Judgement {
 /// By highest ballot: *settled* if flagged, or held under one ballot by `T_v` drives; *out* if
 /// `j + u < T_v`, j counting holders under any ballot and u the drives that did not answer, or do not
 /// count and do not hold it; else *open*.
+///
+/// One more candidate is out: when every drive answered, fewer than `k_v` of its shards are left, and
+/// `j + u < A_v`. It was never acknowledged and nobody can ever read it, so it must not hide what is
+/// below it for ever (ADR 0003).
 #[must_use]
 pub fn judge(quorum: Quorum, answers: &[Answer], version: VersionId) -> Judgement {
+    judge_without(quorum, answers, version, &[])
+}
+
+/// As [`judge`], blind to the operations of `ignored`: ones known not to have been chosen.
+#[must_use]
+pub fn judge_without(
+    quorum: Quorum,
+    answers: &[Answer],
+    version: VersionId,
+    ignored: &[OperationId],
+) -> Judgement {
     assert_eq!(answers.len(), usize::from(quorum.n()), "one answer for each drive of the set");
     let counting = answers.iter().filter(|a| matches!(a, Answer::View(v) if v.counts)).count();
     let mut candidates = collect(answers, version);
+    candidates.retain(|tally| !ignored.contains(&tally.candidate.entry.operation));
     candidates.sort_by_key(|c| std::cmp::Reverse(c.candidate.entry.ballot));
     if counting < usize::from(quorum.read()) {
         return Judgement::Unknown { have: counting as u8, need: quorum.read() };
@@ -78,7 +104,8 @@ pub fn judge(quorum: Quorum, answers: &[Answer], version: VersionId) -> Judgemen
         if tally.is_settled(needed) {
             return Judgement::Found(tally.into_candidate(Verdict::Settled));
         }
-        if tally.candidate.holders.count() + unknown >= needed {
+        let lost = is_lost(quorum, answers, &tally.candidate, unknown);
+        if tally.candidate.holders.count() + unknown >= needed && !lost {
             return Judgement::Found(tally.into_candidate(Verdict::Open));
         }
     }
@@ -90,19 +117,23 @@ pub fn judge(quorum: Quorum, answers: &[Answer], version: VersionId) -> Judgemen
 /// resolved before anything below it may be answered.
 #[must_use]
 pub fn judge_latest(quorum: Quorum, answers: &[Answer]) -> Judgement {
-    let mut versions: Vec<VersionId> = answers
-        .iter()
-        .filter_map(|a| if let Answer::View(v) = a { Some(v) } else { None })
-        .flat_map(|v| v.registers.keys().copied())
-        .collect();
-    versions.sort_unstable();
-    versions.dedup();
+    judge_latest_without(quorum, answers, &[])
+}
+
+/// As [`judge_latest`], blind to the operations of `ignored`.
+#[must_use]
+pub fn judge_latest_without(
+    quorum: Quorum,
+    answers: &[Answer],
+    ignored: &[OperationId],
+) -> Judgement {
+    let versions = versions_held(answers);
     if versions.is_empty() {
-        return judge(quorum, answers, VersionId::NULL);
+        return judge_without(quorum, answers, VersionId::NULL, ignored);
     }
     let mut best: Option<Candidate> = None;
     for version in versions {
-        match judge(quorum, answers, version) {
+        match judge_without(quorum, answers, version, ignored) {
             Judgement::Unknown { have, need } => return Judgement::Unknown { have, need },
             Judgement::Absent => {}
             Judgement::Found(candidate) => {
@@ -175,4 +206,50 @@ fn unknown_for(answers: &[Answer], candidate: &Candidate) -> u8 {
         Answer::View(view) => !view.counts && !candidate.holders.has(*index as u8),
     });
     unknown.count() as u8
+}
+
+/// Whether a candidate can neither have been acknowledged nor ever be read again.
+fn is_lost(quorum: Quorum, answers: &[Answer], candidate: &Candidate, unknown: u8) -> bool {
+    let silent = answers.iter().any(|answer| matches!(answer, Answer::None));
+    let data = candidate.entry.data_shards();
+    !silent
+        && candidate.shards.count() < data
+        && candidate.holders.count() + unknown < quorum.acknowledged(data)
+}
+
+/// Whether another register of the key has a version, live or open, of higher order than `order`.
+#[must_use]
+pub fn outranked(quorum: Quorum, answers: &[Answer], version: VersionId, order: Ballot) -> bool {
+    let mut others = versions_held(answers);
+    others.retain(|other| *other != version);
+    others.into_iter().any(|other| match judge(quorum, answers, other) {
+        Judgement::Found(candidate) => {
+            let gone = candidate.verdict == Verdict::Settled
+                && candidate.entry.kind == EntryKind::Tombstone;
+            !gone && candidate.entry.order > order
+        }
+        Judgement::Absent | Judgement::Unknown { .. } => false,
+    })
+}
+
+/// The highest ballot of what other registers of the key may hold, tombstones included: whatever was
+/// decided under a lower ballot may not hold any more.
+#[must_use]
+pub fn newest_elsewhere(quorum: Quorum, answers: &[Answer], version: VersionId) -> Ballot {
+    let others = versions_held(answers).into_iter().filter(|other| *other != version);
+    let found = others.filter_map(|other| match judge(quorum, answers, other) {
+        Judgement::Found(candidate) => Some(candidate.entry.ballot),
+        Judgement::Absent | Judgement::Unknown { .. } => None,
+    });
+    found.max().unwrap_or(Ballot::ZERO)
+}
+
+/// The registers of the key that any drive holds, each once.
+#[must_use]
+pub fn versions_held(answers: &[Answer]) -> Vec<VersionId> {
+    let views = answers.iter().filter_map(|a| if let Answer::View(v) = a { Some(v) } else { None });
+    let mut versions: Vec<VersionId> = views.flat_map(|v| v.registers.keys().copied()).collect();
+    versions.sort_unstable();
+    versions.dedup();
+    versions
 }

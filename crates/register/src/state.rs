@@ -49,6 +49,29 @@ impl HolderMask {
     pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
+
+    /// What is in both.
+    #[must_use]
+    pub const fn intersection(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// Without shard `index`.
+    #[must_use]
+    pub const fn without(self, index: u8) -> Self {
+        Self(self.0 & !(1 << index))
+    }
+
+    /// Whether no shard is held.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The shard indexes held, rising.
+    pub fn iter(self) -> impl Iterator<Item = u8> {
+        (0..16).filter(move |index| self.has(*index))
+    }
 }
 
 /// Whether a drive has its shard of an entry's own data.
@@ -132,7 +155,13 @@ pub struct KeyState {
     pub promise: Ballot,
     /// Operations accepted in this process, oldest first (volatile).
     pub memory: Vec<Remembered>,
+    /// The latest ballot time that `memory` no longer holds (volatile).
+    pub forgot: HybridTime,
 }
+
+/// Most acceptances remembered for one key: bounds a key that is written thousands of times a second.
+/// A writer whose first ballot is older than the oldest remembered one is answered "unknown".
+pub const MEMORY_MAX: usize = 512;
 
 /// Most entries one register keeps above its settled one; an Accept beyond them is refused as
 /// overloaded until a Settle comes. Bounds a register under many concurrent blind writers.
@@ -153,11 +182,11 @@ impl KeyState {
         let (replaced, mut kept): (Vec<_>, Vec<_>) =
             register.entries.drain(..).partition(|old| old.entry.operation == held.entry.operation);
         let settled = held.settled || replaced.iter().any(|old| old.settled);
-        let newest = replaced.iter().map(|old| old.entry.ballot).max().unwrap_or(Ballot::ZERO);
+        let newest = replaced.iter().max_by_key(|old| old.entry.ballot);
         let mut merged = held;
-        if newest > merged.entry.ballot {
-            // A late duplicate of an operation adopted since: keep the higher ballot.
-            merged.entry.ballot = newest;
+        if let Some(newest) = newest.filter(|old| old.entry.ballot > merged.entry.ballot) {
+            // A shard added under an older ballot of an operation adopted since: its entry stands.
+            merged.entry = newest.entry.clone();
         }
         merged.settled = settled;
         for old in &replaced {
@@ -204,7 +233,18 @@ impl KeyState {
 
     /// Remembers that `operation` was accepted at `ballot`, and forgets what is older than `horizon`.
     pub fn remember(&mut self, remembered: Remembered, horizon: HybridTime) {
-        self.memory.retain(|old| old.at >= horizon);
+        let excess = (self.memory.len() + 1).saturating_sub(MEMORY_MAX);
+        let mut index = 0;
+        let mut forgot = self.forgot;
+        self.memory.retain(|old| {
+            let keep = index >= excess && old.at >= horizon;
+            index += 1;
+            if !keep {
+                forgot = forgot.max(old.ballot.time);
+            }
+            keep
+        });
+        self.forgot = forgot;
         self.memory.push(remembered);
     }
 
@@ -214,8 +254,8 @@ impl KeyState {
         self.registers.is_empty() && self.promise == Ballot::ZERO && self.memory.is_empty()
     }
 
-    /// What a drive answers about the key. `remembers` is decided by the drive (see
-    /// [`crate::decide::remembers_since`]).
+    /// What a drive answers to a Read (no memory needed: `remembers` false) or, with
+    /// [`crate::decide::remembers_since`], to a Prepare.
     #[must_use]
     pub fn view(&self, floor: Ballot, counts: bool, remembers: bool) -> KeyView {
         KeyView {

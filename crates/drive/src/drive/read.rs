@@ -97,7 +97,7 @@ impl Drive {
         *gate = (*gate).max(self.raise_ceiling(prepare.ballot)?);
         self.volatile.promise(key, prepare.ballot);
         found.state.promise = prepare.ballot;
-        let remembers = remembers_since(&drive, prepare.since);
+        let remembers = remembers_since(&found.state, &drive, prepare.since);
         Ok((found.state.view(drive.floor, true, remembers), found))
     }
 

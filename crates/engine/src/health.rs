@@ -1,0 +1,126 @@
+//! What a set knows of its drives: which are known to be down, which are slow.
+//!
+//! Advice only: a drive believed to be up may be silent, one believed to be down may be back. Nothing
+//! that is promised rests on it but the width of new versions and how fast an answer comes.
+//!
+//! ```text
+//!   up --unavailable, or 2 deadlines in a row--> down --an answer or a probe--> up
+//! ```
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use holdfast_drive::api::{DriveError, DriveResult};
+use holdfast_types::ErrorClass;
+
+/// Deadlines missed in a row before a drive counts as known down. One may be a hiccup.
+const MISSED_MAX: u32 = 2;
+
+/// A latency sample moves the estimates by 1/2^this.
+const SMOOTHING: u32 = 4;
+
+/// The health of the drives of one set, by slot.
+pub(crate) struct Health {
+    slots: Vec<SlotHealth>,
+}
+
+#[derive(Default)]
+struct SlotHealth {
+    down: AtomicBool,
+    missed: AtomicU32,
+    /// Smoothed mean of the latency and of its deviation, microseconds.
+    mean: AtomicU64,
+    deviation: AtomicU64,
+}
+
+impl Health {
+    pub(crate) fn new(slots: usize) -> Self {
+        Self { slots: (0..slots).map(|_| SlotHealth::default()).collect() }
+    }
+
+    /// Learns from an answer. True when the drive has just gone down.
+    pub(crate) fn observe(&self, slot: usize, result: &DriveResult, took: Duration) -> bool {
+        match result {
+            Err(DriveError::Failed { class: ErrorClass::Unavailable, .. }) => self.mark_down(slot),
+            Err(DriveError::Failed { class: ErrorClass::TimedOut, .. }) => {
+                let missed = self.slots[slot].missed.fetch_add(1, Relaxed) + 1;
+                missed >= MISSED_MAX && self.mark_down(slot)
+            }
+            _ => {
+                self.mark_up(slot);
+                self.sample(slot, took);
+                false
+            }
+        }
+    }
+
+    /// True when it was believed to be up.
+    pub(crate) fn mark_down(&self, slot: usize) -> bool {
+        !self.slots[slot].down.swap(true, Relaxed)
+    }
+
+    /// True when it was believed to be down.
+    pub(crate) fn mark_up(&self, slot: usize) -> bool {
+        self.slots[slot].missed.store(0, Relaxed);
+        self.slots[slot].down.load(Relaxed) && self.slots[slot].down.swap(false, Relaxed)
+    }
+
+    pub(crate) fn is_down(&self, slot: usize) -> bool {
+        self.slots[slot].down.load(Relaxed)
+    }
+
+    /// Missed its last deadline: it gets a message of its own, so that it holds up no sibling.
+    pub(crate) fn is_suspect(&self, slot: usize) -> bool {
+        self.slots[slot].missed.load(Relaxed) > 0
+    }
+
+    pub(crate) fn down_count(&self) -> u8 {
+        self.slots.iter().filter(|slot| slot.down.load(Relaxed)).count() as u8
+    }
+
+    /// When an answer of the drive is late: the mean and four deviations, about the 99th percentile.
+    pub(crate) fn late_after(&self, slot: usize) -> Duration {
+        let slot = &self.slots[slot];
+        Duration::from_micros(slot.mean.load(Relaxed) + 4 * slot.deviation.load(Relaxed))
+    }
+
+    /// Learns how long a read of a block took.
+    pub(crate) fn sample(&self, slot: usize, took: Duration) {
+        let slot = &self.slots[slot];
+        let micros = took.as_micros().min(u128::from(u64::MAX >> 8)) as u64;
+        let mean = slot.mean.load(Relaxed);
+        let off = micros.abs_diff(mean);
+        let deviation = slot.deviation.load(Relaxed);
+        slot.mean.store(smooth(mean, micros), Relaxed);
+        slot.deviation.store(smooth(deviation, off), Relaxed);
+    }
+}
+
+fn smooth(old: u64, sample: u64) -> u64 {
+    if old == 0 { sample } else { old - (old >> SMOOTHING) + (sample >> SMOOTHING) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use holdfast_drive::api::DriveReply;
+    use holdfast_types::DriveId;
+
+    /// Goal: the table of the module's drawing. Method: feed answers of each kind.
+    #[test]
+    fn a_drive_goes_down_by_refusal_to_serve_or_repeated_silence_and_comes_back_by_an_answer() {
+        let failed = |class| Err(DriveError::failed(DriveId(1), class, "test"));
+        let health = Health::new(2);
+        let took = Duration::from_millis(1);
+        assert!(!health.observe(0, &failed(ErrorClass::TimedOut), took));
+        assert!(health.is_suspect(0) && !health.is_down(0));
+        assert!(health.observe(0, &failed(ErrorClass::TimedOut), took));
+        assert!(health.is_down(0));
+        assert!(health.observe(1, &failed(ErrorClass::Unavailable), took));
+        assert!(!health.observe(1, &failed(ErrorClass::Unavailable), took), "down only once");
+        assert_eq!(health.down_count(), 2);
+        health.observe(1, &Ok(DriveReply::Done), took);
+        health.observe(0, &failed(ErrorClass::Full), took);
+        assert_eq!(health.down_count(), 0);
+    }
+}

@@ -1,0 +1,185 @@
+//! Reading a key: just enough drives, locals first; more only when what they say is not conclusive
+//! (PROTOCOL.md section 4).
+//!
+//! ```text
+//!  ask R drives, others when one is late --conclusive--> answer
+//!       | open
+//!  give a young writer a moment, ask all --conclusive--> answer
+//!       | open
+//!  resolve --> answer
+//! ```
+
+use std::{sync::Arc, time::Duration};
+
+use holdfast_drive::api::{self, DriveError, DriveRequest, InlineShard};
+use holdfast_register::{
+    Candidate, Drives, Failure, HolderMask, Machine, Reach, Read, Refusal, Seen, Target,
+};
+use holdfast_types::{BucketStamp, RegisterKey, VersionId};
+
+use crate::{
+    conversation::{Conversation, Pause},
+    error::StoreError,
+    set::{Route, SetHandle, SetShared},
+};
+
+/// What is asked of a key.
+#[derive(Clone, Debug)]
+pub(crate) struct Question {
+    pub(crate) scope: BucketStamp,
+    pub(crate) route: Route,
+    /// The latest when `None`.
+    pub(crate) version: Option<VersionId>,
+    /// Whether shards that ride in the log are wanted along.
+    pub(crate) inline: bool,
+}
+
+/// A key's value, with what the drives sent along.
+pub(crate) struct Found {
+    pub(crate) candidate: Candidate,
+    pub(crate) inline: Vec<InlineShard>,
+}
+
+impl SetHandle {
+    /// The value of a register (or of the key's latest version, when `version` is `None`), a tombstone
+    /// included: linearizable, so what is open is resolved first.
+    ///
+    /// # Errors
+    /// [`StoreError::BelowQuorum`] when too few drives answer.
+    #[tracing::instrument(level = "debug", skip_all, fields(set = %self.index(), ?key))]
+    pub async fn read(
+        &self,
+        scope: BucketStamp,
+        key: &RegisterKey,
+        version: Option<VersionId>,
+    ) -> Result<Option<Candidate>, StoreError> {
+        let route = self.shared.route(key)?;
+        let question = Question { scope, route, version, inline: false };
+        Ok(self.shared.look(&question).await?.map(|found| found.candidate))
+    }
+}
+
+/// How a read goes about it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    /// R drives; others when one is late.
+    Quick,
+    /// Everybody, for as long as a call may take.
+    Thorough,
+}
+
+impl SetShared {
+    /// As [`SetHandle::read`], with the inline shards the drives sent.
+    pub(crate) async fn look(
+        self: &Arc<Self>,
+        question: &Question,
+    ) -> Result<Option<Found>, StoreError> {
+        match self.ask(question, Manner::Quick).await {
+            Ok((Seen::Found(found), inline)) => return Ok(found.map(|c| with_inline(c, inline))),
+            Ok((Seen::Open(_), _)) => tokio::time::sleep(self.knobs.young_writer).await,
+            Err(StoreError::BelowQuorum { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        match self.ask(question, Manner::Thorough).await? {
+            (Seen::Found(found), inline) => Ok(found.map(|c| with_inline(c, inline))),
+            (Seen::Open(open), _) => {
+                tracing::debug!(set = %self.index, operation = %open.entry.operation, "resolving");
+                let target = question.target();
+                let (scope, route) = (question.scope, &question.route);
+                let resolved = self.resolve(scope, route, target, Reach::Open).await?;
+                Ok(resolved.map(|candidate| with_inline(candidate, Vec::new())))
+            }
+        }
+    }
+
+    async fn ask(
+        self: &Arc<Self>,
+        question: &Question,
+        manner: Manner,
+    ) -> Result<(Seen, Vec<InlineShard>), StoreError> {
+        let quick = manner == Manner::Quick;
+        let order = if quick { self.nearest(&question.route) } else { (0..self.n()).collect() };
+        let up = order.iter().fold(HolderMask::default(), |mask, shard| mask.with(*shard));
+        let drives = Drives { quorum: self.quorum, up };
+        let machine = Read::new(drives, question.target(), &order);
+        let patience = if quick { self.late(&question.route) } else { self.knobs.call * 2 };
+        let talk = Conversation::new(self, question.scope, &question.route, machine);
+        let mut talk = talk.reading(question.version, question.inline, patience);
+        let first = talk.machine.start();
+        let Pause::Done(outcome) = talk.run(first).await else {
+            unreachable!("reads have no condition")
+        };
+        match outcome {
+            Ok(seen) => Ok((seen, std::mem::take(&mut talk.inline))),
+            // Refusals of the bucket's epoch, and too few drives.
+            Err(failure @ (Failure::Unavailable { .. } | Failure::Refused(_))) => {
+                Err(talk.explain(failure))
+            }
+            Err(failure) => Err(talk.explain(failure)),
+        }
+    }
+
+    /// When an answer to a read is late: twice the usual of the drives that are up, which a slow one
+    /// among them cannot raise.
+    fn late(&self, route: &Route) -> Duration {
+        let up = route.slots.iter().filter(|slot| !self.health.is_down(**slot));
+        let usual = up.map(|slot| self.health.late_after(*slot)).min().unwrap_or_default();
+        (usual * 2).max(self.knobs.hedge_min)
+    }
+
+    /// Shards whose drives are up: local ones first, then node by node, so that few nodes are asked;
+    /// which nodes come first varies with the key.
+    pub(crate) fn nearest(&self, route: &Route) -> Vec<u8> {
+        let mut shards = self.up(route);
+        if shards.len() < usize::from(self.quorum.read()) {
+            shards = (0..self.n()).collect();
+        }
+        let node_of = |shard: u8| self.slots[route.slots[usize::from(shard)]].node;
+        let mut turn: Vec<_> = Vec::new();
+        for shard in &shards {
+            let node = node_of(*shard);
+            if !turn.contains(&node) {
+                turn.push(node);
+            }
+        }
+        let rank = |shard: u8| {
+            let node = node_of(shard);
+            let turn = turn.iter().position(|n| *n == node);
+            (Some(node) != self.local, turn, shard)
+        };
+        shards.sort_by_key(|shard| rank(*shard));
+        shards
+    }
+}
+
+impl Question {
+    /// The question as one drive is asked it.
+    pub(crate) fn request(&self, set: &SetShared) -> DriveRequest {
+        DriveRequest::Read(api::Read {
+            scope: set.scope(self.scope),
+            key: self.route.key.clone(),
+            version: self.version,
+            inline: self.inline,
+        })
+    }
+
+    fn target(&self) -> Target {
+        self.version.map_or(Target::Latest, Target::Version)
+    }
+}
+
+fn with_inline(candidate: Candidate, mut inline: Vec<InlineShard>) -> Found {
+    inline.retain(|shard| shard.operation == candidate.entry.operation);
+    Found { candidate, inline }
+}
+
+/// Fails when the drive says that the caller's view of the bucket is old: the request starts again.
+pub(crate) fn check_scope(error: &DriveError) -> Result<(), StoreError> {
+    match error {
+        DriveError::Refused {
+            refusal: Refusal::BucketOutdated { current } | Refusal::BucketNotLive { current },
+            ..
+        } => Err(StoreError::BucketChanged { current: *current }),
+        _ => Ok(()),
+    }
+}

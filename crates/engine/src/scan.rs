@@ -1,0 +1,173 @@
+//! Scanning a keyspace of one set: the ordered entries of R drives that count, merged and judged key
+//! by key (PROTOCOL.md section 8).
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use holdfast_drive::api::{DriveReply, DriveRequest, Scan, ScanPage};
+use holdfast_register::{Answer, Candidate, Judgement, KeyView, Verdict, judge_latest};
+use holdfast_types::{BucketPhase, BucketStamp, EntryKind, Keyspace, RegisterKey};
+
+use crate::{
+    draft::ScanResult,
+    error::StoreError,
+    read::{Question, check_scope},
+    set::{SetHandle, SetShared, describe, name_after},
+};
+
+/// What is scanned.
+#[derive(Clone, Debug)]
+struct Range {
+    scope: BucketStamp,
+    space: Keyspace,
+    start: Bytes,
+    end: Option<Bytes>,
+    limit: usize,
+}
+
+/// Pages of several drives, merged: by name, the view of each slot that showed the key.
+struct Merged {
+    keys: BTreeMap<Bytes, BTreeMap<usize, KeyView>>,
+    /// Nothing beyond this name is known of every drive; `None` when the range is exhausted.
+    next: Option<Bytes>,
+}
+
+impl SetHandle {
+    /// One page of a keyspace of this set, in key order: names from `start` up to, not including,
+    /// `end`. Every key is judged, and resolved when it is open, but under a bucket in phase
+    /// `Deleting`, where open entries are returned as they are. Keys that are gone are left out; part
+    /// lists are left out of entries.
+    ///
+    /// # Errors
+    /// [`StoreError::BelowQuorum`] when fewer than R drives that count answer.
+    #[tracing::instrument(level = "debug", skip_all, fields(set = %self.index(), ?space))]
+    pub async fn scan(
+        &self,
+        scope: BucketStamp,
+        space: Keyspace,
+        start: Bytes,
+        end: Option<Bytes>,
+        limit: usize,
+    ) -> Result<ScanResult, StoreError> {
+        let range = Range { scope, space, start, end, limit: limit.max(1) };
+        let pages = self.shared.pages(&range).await?;
+        let asked: Vec<(usize, bool)> =
+            pages.iter().map(|(slot, page)| (*slot, page.counts)).collect();
+        let merged = merge(pages);
+        let mut entries = Vec::with_capacity(merged.keys.len());
+        for (name, views) in merged.keys {
+            let key = RegisterKey { space, bucket: scope.id, name };
+            if let Some(candidate) = self.shared.judge_scanned(scope, &key, views, &asked).await? {
+                entries.push((key, candidate));
+            }
+        }
+        Ok(ScanResult { entries, next: merged.next })
+    }
+}
+
+impl SetShared {
+    /// Pages of at least R drives that count.
+    async fn pages(self: &Arc<Self>, range: &Range) -> Result<Vec<(usize, ScanPage)>, StoreError> {
+        let order = self.slots_nearest();
+        let need = usize::from(self.quorum.read());
+        let (first, rest) = order.split_at(order.len().min(need));
+        let mut pages = Vec::new();
+        let mut failures = Vec::new();
+        for batch in [first, rest] {
+            let requests = batch.iter().map(|slot| (*slot, range.request(self))).collect();
+            for (slot, result) in self.ask_slots(requests).await {
+                match result {
+                    Ok(DriveReply::Page(page)) => pages.push((slot, page)),
+                    Ok(_) => failures.push((slot, "unexpected reply".to_owned())),
+                    Err(error) => {
+                        check_scope(&error)?;
+                        failures.push((slot, describe(&error)));
+                    }
+                }
+            }
+            if pages.iter().filter(|(_, page)| page.counts).count() >= need {
+                return Ok(pages);
+            }
+        }
+        let have = pages.iter().filter(|(_, page)| page.counts).count() as u8;
+        Err(self.below_quorum(self.quorum.read(), have, &failures))
+    }
+
+    /// Slots by nearness: local ones first, then node by node, those that are down last.
+    fn slots_nearest(&self) -> Vec<usize> {
+        let mut slots: Vec<usize> = (0..self.slots.len()).collect();
+        let rank = |slot: usize| {
+            let node = self.slots[slot].node;
+            (self.health.is_down(slot), Some(node) != self.local, node)
+        };
+        slots.sort_by_key(|slot| rank(*slot));
+        slots
+    }
+
+    /// The key's latest version by what the pages showed, or by asking anew when that is not enough.
+    async fn judge_scanned(
+        self: &Arc<Self>,
+        scope: BucketStamp,
+        key: &RegisterKey,
+        mut views: BTreeMap<usize, KeyView>,
+        asked: &[(usize, bool)],
+    ) -> Result<Option<Candidate>, StoreError> {
+        let malformed = |e| StoreError::Internal { message: format!("scan: {e}") };
+        key.placing_name().map_err(malformed)?;
+        let route = self.route(key)?;
+        let mut answers = vec![Answer::None; self.slots.len()];
+        for (slot, counts) in asked {
+            // A drive whose page covers the name and does not show it holds nothing.
+            let nothing = || KeyView { counts: *counts, ..KeyView::default() };
+            let view = views.remove(slot).unwrap_or_else(nothing);
+            answers[usize::from(route.shard_of(*slot))] = Answer::View(view);
+        }
+        let shown = match judge_latest(self.quorum, &answers) {
+            Judgement::Found(candidate) if candidate.verdict == Verdict::Open => {
+                let resolves = scope.phase != BucketPhase::Deleting;
+                let question = Question { scope, route, version: None, inline: false };
+                if resolves {
+                    self.look(&question).await?.map(|found| found.candidate)
+                } else {
+                    Some(candidate)
+                }
+            }
+            Judgement::Found(candidate) => Some(candidate),
+            Judgement::Absent => None,
+            Judgement::Unknown { have, need } => return Err(self.below_quorum(need, have, &[])),
+        };
+        let gone =
+            |c: &Candidate| c.verdict == Verdict::Settled && c.entry.kind == EntryKind::Tombstone;
+        Ok(shown.filter(|candidate| !gone(candidate)))
+    }
+}
+
+impl Range {
+    fn request(&self, set: &SetShared) -> DriveRequest {
+        DriveRequest::Scan(Scan {
+            scope: set.scope(self.scope),
+            space: self.space,
+            start: self.start.clone(),
+            end: self.end.clone(),
+            limit: self.limit as u32,
+            metadata: true,
+        })
+    }
+}
+
+/// Merges pages. A page that has more covers names up to its last one: nothing beyond the smallest
+/// such end is known of every drive, so nothing beyond it is returned.
+fn merge(pages: Vec<(usize, ScanPage)>) -> Merged {
+    let ends = pages.iter().filter(|(_, page)| page.more);
+    // A page that says "more" and shows nothing would cover nothing; drives never send it.
+    let end = ends.filter_map(|(_, page)| page.keys.last().map(|key| key.name.clone())).min();
+    let mut keys: BTreeMap<Bytes, BTreeMap<usize, KeyView>> = BTreeMap::new();
+    for (slot, page) in pages {
+        for scanned in page.keys {
+            if end.as_ref().is_none_or(|end| scanned.name <= *end) {
+                keys.entry(scanned.name).or_default().insert(slot, scanned.view);
+            }
+        }
+    }
+    Merged { keys, next: end.map(|end| name_after(&end)) }
+}

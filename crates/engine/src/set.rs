@@ -1,0 +1,197 @@
+//! [`SetHandle`]: the cheap way to a set. Any number of requests share it; what a set owns in mutable
+//! state lives in its actor and in [`crate::health`].
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use holdfast_drive::{
+    api::{DriveError, DriveRequest, DriveResult, Scope},
+    node::Node,
+};
+use holdfast_placement::{Layout, SetLayout};
+use holdfast_types::{
+    Ballot, BallotClock, BucketStamp, DriveId, Geometry, HybridTime, NodeIndex, Quorum,
+    RegisterKey, SetEpoch, SetIndex, limits,
+    seam::{Clock, Random},
+};
+
+use crate::{actor::Mail, admission::Admission, error::StoreError, health::Health, knobs::Knobs};
+
+/// One drive's place in a set.
+#[derive(Clone, Debug)]
+pub(crate) struct Slot {
+    pub(crate) drive: DriveId,
+    pub(crate) node: NodeIndex,
+    pub(crate) path: String,
+}
+
+/// What all handles of a set share.
+pub(crate) struct SetShared {
+    pub(crate) index: SetIndex,
+    pub(crate) epoch: SetEpoch,
+    pub(crate) generation: u32,
+    pub(crate) quorum: Quorum,
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) nodes: Arc<[Arc<dyn Node>]>,
+    pub(crate) local: Option<NodeIndex>,
+    pub(crate) layout: Arc<Layout>,
+    pub(crate) ballots: Arc<BallotClock>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Arc<dyn Random>,
+    pub(crate) knobs: Arc<Knobs>,
+    pub(crate) health: Health,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) mail: Mail,
+}
+
+/// The way to one set.
+#[derive(Clone)]
+pub struct SetHandle {
+    pub(crate) shared: Arc<SetShared>,
+}
+
+/// Where the shards of one key live.
+#[derive(Clone, Debug)]
+pub(crate) struct Route {
+    pub(crate) key: RegisterKey,
+    /// By shard index: the slot.
+    pub(crate) slots: Arc<[usize]>,
+}
+
+impl Route {
+    /// The shard index that a slot holds.
+    pub(crate) fn shard_of(&self, slot: usize) -> u8 {
+        let found = self.slots.iter().position(|s| *s == slot);
+        found.expect("an order is a permutation of the slots") as u8
+    }
+}
+
+impl SetHandle {
+    /// Its index.
+    #[must_use]
+    pub fn index(&self) -> SetIndex {
+        self.shared.index
+    }
+
+    /// Its quorums.
+    #[must_use]
+    pub fn quorum(&self) -> Quorum {
+        self.shared.quorum
+    }
+
+    /// The largest body whose shards travel inside Accept, as the set stands now.
+    #[must_use]
+    pub fn inline_max(&self) -> usize {
+        let shards = self.shared.quorum.data_shards(self.shared.health.down_count());
+        usize::from(shards) * limits::INLINE_SHARD_BYTES_MAX as usize
+    }
+
+    /// A ballot above all this process drew or was shown.
+    #[must_use]
+    pub fn draw(&self) -> Ballot {
+        self.shared.ballots.draw(self.shared.generation)
+    }
+}
+
+impl SetShared {
+    pub(crate) fn scope(&self, bucket: BucketStamp) -> Scope {
+        Scope { bucket, set: self.index, set_epoch: self.epoch }
+    }
+
+    pub(crate) fn n(&self) -> u8 {
+        self.quorum.n()
+    }
+
+    pub(crate) fn draw_above(&self, floor: HybridTime) -> Ballot {
+        self.ballots.draw_above(self.generation, floor)
+    }
+
+    pub(crate) fn layout_of(&self) -> &SetLayout {
+        let mine = self.layout.sets().find(|set| set.index == self.index);
+        mine.expect("the set was made from this layout")
+    }
+
+    /// Where the shards of `key` live.
+    pub(crate) fn route(&self, key: &RegisterKey) -> Result<Route, StoreError> {
+        let order = self.layout.order(self.layout_of(), key);
+        let order =
+            order.map_err(|e| StoreError::Internal { message: format!("place key: {e}") })?;
+        assert_eq!(order.len(), self.slots.len(), "an order names every slot");
+        Ok(Route { key: key.clone(), slots: order.into() })
+    }
+
+    /// Shards whose drives are believed to be up.
+    pub(crate) fn up(&self, route: &Route) -> Vec<u8> {
+        (0..self.n())
+            .filter(|shard| !self.health.is_down(route.slots[usize::from(*shard)]))
+            .collect()
+    }
+
+    /// The width of a new version of `size` bytes as the set stands now.
+    pub(crate) fn width(&self, size: u64) -> u8 {
+        let down = self.health.down_count().min(self.quorum.away());
+        if size <= limits::TINY_OBJECT_BYTES {
+            self.quorum.data_shards_tiny(down)
+        } else {
+            self.quorum.data_shards(down)
+        }
+    }
+
+    /// The shape of a new version of `size` bytes as the set stands now.
+    pub(crate) fn geometry(&self, size: u64) -> Geometry {
+        if size == 0 { Geometry::EMPTY } else { Geometry::new(self.width(size), self.n(), size) }
+    }
+
+    pub(crate) fn node_of(&self, slot: usize) -> &Arc<dyn Node> {
+        &self.nodes[self.slots[slot].node.get()]
+    }
+
+    /// `http://node:9000/mnt/x`, for messages to people.
+    pub(crate) fn place(&self, slot: usize) -> String {
+        format!("{}{}", self.node_of(slot).name(), self.slots[slot].path)
+    }
+
+    /// 503, naming the set and the drives that are missing with what they said.
+    pub(crate) fn below_quorum(&self, need: u8, have: u8, why: &[(usize, String)]) -> StoreError {
+        let mut missing: Vec<String> =
+            why.iter().map(|(slot, what)| format!("{}: {what}", self.place(*slot))).collect();
+        for slot in 0..self.slots.len() {
+            if self.health.is_down(slot) && !why.iter().any(|(named, _)| *named == slot) {
+                missing.push(format!("{}: down", self.place(slot)));
+            }
+        }
+        StoreError::BelowQuorum { set: self.index, need, have, detail: missing.join("; ") }
+    }
+
+    /// Fails when so many drives are known to be down that no write can succeed.
+    pub(crate) fn check_writable(&self) -> Result<(), StoreError> {
+        let up = self.n() - self.health.down_count();
+        if up >= self.quorum.write() {
+            return Ok(());
+        }
+        Err(self.below_quorum(self.quorum.write(), up, &[]))
+    }
+}
+
+/// Requests to shards of one key, to be sent with one message a node.
+pub(crate) type ShardRequests = Vec<(u8, DriveRequest)>;
+
+/// Answers by shard index.
+pub(crate) type ShardResults = Vec<(u8, DriveResult)>;
+
+/// Bytes of a name behind every name that begins with `name`'s bytes and is `name` itself: the start of
+/// the page after it.
+pub(crate) fn name_after(name: &[u8]) -> Bytes {
+    let mut next = Vec::with_capacity(name.len() + 1);
+    next.extend_from_slice(name);
+    next.push(0);
+    next.into()
+}
+
+/// What a drive's failure says to a person.
+pub(crate) fn describe(error: &DriveError) -> String {
+    match error {
+        DriveError::Refused { refusal, .. } => refusal.to_string(),
+        DriveError::Failed { message, .. } => message.clone(),
+    }
+}

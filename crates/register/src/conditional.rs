@@ -1,0 +1,626 @@
+//! [`Conditional`]: a write that depends on what the key holds (PROTOCOL.md section 3).
+//!
+//! ```text
+//! start -> Ballot -> Prepare, judge
+//!            ^          |- head open: adopt it under the promise, then from the start
+//!            |          `- Evaluate: the caller decides on the current, settled candidate
+//!            |                |- Write: Accept under the promise
+//!            |                |           |- A_v whole -----------------------------> Written
+//!            |                |           |- all refused: from the start, higher
+//!            |                |           |- no refusal, below A_v -----------------> Unknown
+//!            |                |           `- mix with a refusal: from the start, with traces left
+//!            |                `- Keep ----------------------------------------------> Kept
+//!            |                          with traces left: seal the register first
+//!            `--- higher ballot
+//! With traces left, Prepare first asks whether one of the own operations took effect, or heads the
+//! key and can be adopted: then it is Written.
+//! ```
+//!
+//! An open head is always adopted before the caller sees it, so no decision rests on what may not have
+//! happened, and no operation has to remember which others it absorbed (ADR 0003).
+
+use holdfast_types::{Ballot, Entry, EntryKind, Geometry, OperationId, VersionId};
+
+use crate::{
+    command::{ATTEMPTS_MAX, Drives, Failure, Machine, Reply, Round, Settlement, Step},
+    finish::{Effect, effect},
+    judge::{
+        Candidate, Judgement, Verdict, judge, judge_latest_without, judge_without, newest_elsewhere,
+    },
+    round::{AcceptRound, ViewRound, adopt, prepare, write},
+    state::HolderMask,
+};
+
+/// What the condition is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Subject {
+    /// The latest version of the key, whichever it is.
+    Latest,
+    /// The register written, whatever the key's other versions are.
+    Register,
+}
+
+/// What the caller decides on the current candidate.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Decision {
+    /// Write this entry. Its ballot is filled in. The operation id names the content: when a second
+    /// evaluation yields other content, it needs another id.
+    Write {
+        /// What to write.
+        entry: Entry,
+        /// Drives whose shard the writer has.
+        own: HolderMask,
+        /// Metadata-only writes keep their version's place among the key's versions: then the order
+        /// of `entry` stands, otherwise the ballot becomes it.
+        keeps_order: bool,
+    },
+    /// Write nothing: the condition failed, or there is nothing to do.
+    Keep,
+}
+
+/// How a conditional write ends well.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Decided {
+    /// The entry took effect.
+    Written(Entry),
+    /// The caller's last [`Decision::Keep`] stands, and may be answered.
+    Kept,
+}
+
+/// How a conditional write ends.
+pub type DecideOutcome = Result<Decided, Failure>;
+
+/// An operation of this machine that some drive may have accepted.
+#[derive(Clone, Debug)]
+struct Attempt {
+    entry: Entry,
+    own: HolderMask,
+    ballots: Vec<Ballot>,
+    keeps_order: bool,
+}
+
+/// One conditional write.
+#[derive(Clone, Debug)]
+pub struct Conditional {
+    drives: Drives,
+    version: VersionId,
+    subject: Subject,
+    seal: OperationId,
+    /// Operations that may have left traces, oldest first; the last one may be on its way.
+    attempts: Vec<Attempt>,
+    dirty: bool,
+    first: Option<Ballot>,
+    attempt: u32,
+    round: Round,
+    phase: Phase,
+    settlement: Option<Settlement>,
+}
+
+#[derive(Clone, Debug)]
+enum Phase {
+    Ballot,
+    Asking {
+        round: ViewRound,
+        ballot: Ballot,
+    },
+    /// Waiting for the caller's decision on `current`.
+    Deciding {
+        round: ViewRound,
+        ballot: Ballot,
+        current: Option<Candidate>,
+    },
+    /// Accept of the own entry.
+    Writing(AcceptRound),
+    /// Accept of `candidate` under the promise.
+    Adopting {
+        round: AcceptRound,
+        candidate: Candidate,
+        then: Then,
+    },
+    Over(AcceptRound),
+}
+
+/// What an adoption is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Then {
+    /// The own operation: written.
+    Written,
+    /// The seal, which is also the candidate that the caller kept: kept.
+    Kept,
+    /// Another's open head: decide again.
+    Resolved,
+    /// The seal: no trace of ours can come back. Decide again.
+    Sealed,
+}
+
+impl Conditional {
+    /// A conditional write to register `version`. `seal` is a fresh operation id for the tombstone
+    /// that a failed condition may have to leave there.
+    #[must_use]
+    pub fn new(drives: Drives, version: VersionId, subject: Subject, seal: OperationId) -> Self {
+        Self {
+            drives,
+            version,
+            subject,
+            seal,
+            attempts: Vec::new(),
+            dirty: false,
+            first: None,
+            attempt: 0,
+            round: Round(0),
+            phase: Phase::Ballot,
+            settlement: None,
+        }
+    }
+
+    /// As if traces of an operation that must not come up any more were left: when the caller keeps
+    /// what it is shown, the register is sealed first, so that nothing below this machine's ballot can
+    /// be adopted afterwards. Who rolls another's operation back needs this.
+    #[must_use]
+    pub fn sealing(self) -> Self {
+        Self { dirty: true, ..self }
+    }
+
+    /// The caller's decision on the candidate of [`Step::Evaluate`].
+    pub fn on_decision(&mut self, decision: Decision) -> Step<DecideOutcome> {
+        let parked = Phase::Over(AcceptRound::default());
+        match std::mem::replace(&mut self.phase, parked) {
+            Phase::Deciding { round, ballot, current } => match decision {
+                Decision::Write { entry, own, keeps_order } => {
+                    self.send_own(ballot, entry, own, keeps_order)
+                }
+                Decision::Keep => self.keep(round, ballot, current),
+            },
+            phase => {
+                self.phase = phase;
+                Step::Wait
+            }
+        }
+    }
+
+    fn judge(&self, round: &ViewRound, ignored: &[OperationId]) -> Judgement {
+        match self.subject {
+            Subject::Latest => judge_latest_without(self.drives.quorum, &round.answers, ignored),
+            Subject::Register => {
+                judge_without(self.drives.quorum, &round.answers, self.version, ignored)
+            }
+        }
+    }
+
+    fn end(&mut self, round: AcceptRound, outcome: DecideOutcome) -> Step<DecideOutcome> {
+        self.phase = Phase::Over(round);
+        Step::Done(outcome)
+    }
+
+    fn fail(&mut self, need: u8, have: u8) -> Step<DecideOutcome> {
+        let failure = if self.dirty {
+            Failure::Unknown { need, have }
+        } else {
+            Failure::Unavailable { need, have }
+        };
+        self.end(AcceptRound::default(), Err(failure))
+    }
+
+    fn ask_ballot(&mut self, above: Ballot) -> Step<DecideOutcome> {
+        if self.attempt >= ATTEMPTS_MAX {
+            if self.dirty {
+                return self.fail(self.drives.quorum.write(), 0);
+            }
+            let attempts = self.attempt;
+            return self.end(AcceptRound::default(), Err(Failure::Contended { attempts }));
+        }
+        self.attempt += 1;
+        self.phase = Phase::Ballot;
+        Step::Ballot { above, attempt: self.attempt }
+    }
+
+    // ---- Prepare ---------------------------------------------------------------------------------
+
+    fn after_ask(
+        &mut self,
+        round: ViewRound,
+        ballot: Ballot,
+        grace_over: bool,
+    ) -> Step<DecideOutcome> {
+        if round.winner > Ballot::ZERO {
+            return self.ask_ballot(round.winner);
+        }
+        let (need, have) = (self.drives.quorum.read(), round.counting());
+        let idle = round.waiting.is_empty();
+        if have < need {
+            return match round.refusal {
+                _ if !idle => self.wait(round, ballot, Step::Wait),
+                Some(refusal) if !self.dirty && round.answered().is_empty() => {
+                    self.end(AcceptRound::default(), Err(Failure::Refused(refusal)))
+                }
+                _ => self.fail(need, have),
+            };
+        }
+        if self.dirty {
+            return self.after_ask_dirty(round, ballot);
+        }
+        let ignored = self.operations();
+        match self.judge(&round, &ignored) {
+            // More answers may settle it without an adoption.
+            Judgement::Found(head) if head.verdict == Verdict::Open && !idle && !grace_over => {
+                self.wait(round, ballot, Step::Grace)
+            }
+            Judgement::Found(head) => self.evaluate(round, ballot, Some(head)),
+            Judgement::Absent => self.evaluate(round, ballot, None),
+            Judgement::Unknown { have, need } => self.fail(need, have),
+        }
+    }
+
+    /// An earlier Accept may have left traces: whether one of ours took effect comes first.
+    fn after_ask_dirty(&mut self, round: ViewRound, ballot: Ballot) -> Step<DecideOutcome> {
+        let idle = round.waiting.is_empty();
+        let mine = self.operations();
+        let head = self.judge(&round, &[]);
+        let mut unknown = false;
+        for index in 0..self.attempts.len() {
+            let operation = self.attempts[index].entry.operation;
+            let effect = effect(self.drives.quorum, &round.answers, operation);
+            let by_us = matches!(&effect, Effect::Took(ballots) if self.is_own(index, ballots));
+            let holds = by_us || self.still_holds(&round, index);
+            match (&head, effect) {
+                (Judgement::Found(head), _) if head.entry.operation == operation && holds => {
+                    return self.confirm(round, ballot, head.clone(), index, by_us);
+                }
+                (_, Effect::Took(_)) if holds => return self.took(round, ballot, index, by_us),
+                (_, Effect::Took(_) | Effect::Unknown) => unknown = true,
+                (_, Effect::None) => {}
+            }
+        }
+        match (unknown, idle) {
+            (true, true) => self.fail(self.drives.quorum.read(), round.counting()),
+            (true, false) => self.wait(round, ballot, Step::Wait),
+            (false, _) => match self.judge(&round, &mine) {
+                Judgement::Found(head) => self.evaluate(round, ballot, Some(head)),
+                Judgement::Absent => self.evaluate(round, ballot, None),
+                Judgement::Unknown { have, need } => self.fail(need, have),
+            },
+        }
+    }
+
+    /// Whether one of `ballots` is one under which this machine itself asked for an attempt.
+    fn is_own(&self, index: usize, ballots: &[Ballot]) -> bool {
+        ballots.iter().any(|ballot| self.attempts[index].ballots.contains(ballot))
+    }
+
+    /// Whether nothing that an attempt was decided on can have changed since: no other register of the
+    /// key may hold anything of a higher ballot. (Its own register is guarded by judging.)
+    fn still_holds(&self, round: &ViewRound, index: usize) -> bool {
+        let decided = self.attempts[index].ballots.iter().max().copied();
+        let newest = newest_elsewhere(self.drives.quorum, &round.answers, self.version);
+        self.subject == Subject::Register || decided >= Some(newest)
+    }
+
+    /// An own operation was chosen but does not head the key any more.
+    fn took(
+        &mut self,
+        round: ViewRound,
+        ballot: Ballot,
+        index: usize,
+        by_us: bool,
+    ) -> Step<DecideOutcome> {
+        let attempt = self.attempts[index].clone();
+        match judge(self.drives.quorum, &round.answers, self.version) {
+            Judgement::Found(head) if head.entry.operation == attempt.entry.operation => {
+                self.confirm(round, ballot, head, index, by_us)
+            }
+            Judgement::Found(head) if head.verdict == Verdict::Open => {
+                self.attempts[index..].rotate_left(1);
+                self.adopt(round, ballot, head, Then::Written)
+            }
+            _ => self.end(AcceptRound::default(), Ok(Decided::Written(attempt.entry))),
+        }
+    }
+
+    /// An own operation heads its register: done when `A_v` drives have it, adopted otherwise. Unless
+    /// it was chosen under a ballot of ours it gets a new place among the key's versions.
+    fn confirm(
+        &mut self,
+        round: ViewRound,
+        ballot: Ballot,
+        mut head: Candidate,
+        index: usize,
+        by_us: bool,
+    ) -> Step<DecideOutcome> {
+        let need = self.drives.quorum.acknowledged(head.entry.data_shards());
+        if by_us && head.verdict == Verdict::Settled && head.shards.count() >= need {
+            self.settlement = Some(Settlement {
+                version: head.version,
+                operation: head.entry.operation,
+                holders: head.shards,
+            });
+            return self.end(AcceptRound::default(), Ok(Decided::Written(head.entry)));
+        }
+        let attempt = &mut self.attempts[index];
+        if !by_us {
+            attempt.ballots.push(ballot);
+        }
+        if !by_us && !attempt.keeps_order {
+            head.entry.order = ballot;
+        }
+        self.adopt(round, ballot, head, Then::Written)
+    }
+
+    fn evaluate(
+        &mut self,
+        round: ViewRound,
+        ballot: Ballot,
+        current: Option<Candidate>,
+    ) -> Step<DecideOutcome> {
+        if let Some(head) = current.clone().filter(|head| head.verdict == Verdict::Open) {
+            return self.adopt(round, ballot, head, Then::Resolved);
+        }
+        self.phase = Phase::Deciding { round, ballot, current: current.clone() };
+        Step::Evaluate(current)
+    }
+
+    fn wait(
+        &mut self,
+        round: ViewRound,
+        ballot: Ballot,
+        step: Step<DecideOutcome>,
+    ) -> Step<DecideOutcome> {
+        self.phase = Phase::Asking { round, ballot };
+        step
+    }
+
+    // ---- the decision ----------------------------------------------------------------------------
+
+    fn send_own(
+        &mut self,
+        ballot: Ballot,
+        entry: Entry,
+        own: HolderMask,
+        keeps_order: bool,
+    ) -> Step<DecideOutcome> {
+        let own = own.intersection(self.drives.up);
+        let need = self.drives.quorum.acknowledged(entry.data_shards());
+        if own.count() < need {
+            return self.fail(need, own.count());
+        }
+        let order = if keeps_order { entry.order } else { ballot };
+        let entry = Entry { ballot, order, ..entry };
+        let mut ballots = vec![ballot];
+        let same = |a: &Attempt| a.entry.operation == entry.operation;
+        if let Some(at) = self.attempts.iter().position(same) {
+            ballots.extend(self.attempts.remove(at).ballots);
+        }
+        self.attempts.push(Attempt { entry: entry.clone(), own, ballots, keeps_order });
+        self.round.0 += 1;
+        self.phase = Phase::Writing(AcceptRound::new(own));
+        Step::Send { round: self.round, commands: write(self.version, &entry, own) }
+    }
+
+    fn keep(
+        &mut self,
+        round: ViewRound,
+        ballot: Ballot,
+        current: Option<Candidate>,
+    ) -> Step<DecideOutcome> {
+        if self.dirty {
+            return self.send_seal(round, ballot, current);
+        }
+        self.end(AcceptRound::default(), Ok(Decided::Kept))
+    }
+
+    /// Brings what the written register holds besides ours under the new ballot, a tombstone when it
+    /// holds nothing, so that no trace of ours can be adopted any more.
+    fn send_seal(
+        &mut self,
+        round: ViewRound,
+        ballot: Ballot,
+        current: Option<Candidate>,
+    ) -> Step<DecideOutcome> {
+        let mine = self.operations();
+        let below = judge_without(self.drives.quorum, &round.answers, self.version, &mine);
+        let Judgement::Found(below) = below else {
+            let candidate = self.tombstone(ballot);
+            return self.adopt(round, ballot, candidate, Then::Sealed);
+        };
+        let is_current = current.is_some_and(|c| c.entry.operation == below.entry.operation);
+        let then = if is_current { Then::Kept } else { Then::Sealed };
+        self.adopt(round, ballot, below, then)
+    }
+
+    fn tombstone(&self, ballot: Ballot) -> Candidate {
+        let entry = Entry {
+            ballot,
+            order: ballot,
+            operation: self.seal,
+            kind: EntryKind::Tombstone,
+            geometry: Geometry::EMPTY,
+            metadata: bytes::Bytes::new(),
+            parts: Vec::new(),
+        };
+        Candidate::new(self.version, entry)
+    }
+
+    fn adopt(
+        &mut self,
+        round: ViewRound,
+        ballot: Ballot,
+        candidate: Candidate,
+        then: Then,
+    ) -> Step<DecideOutcome> {
+        let operation = candidate.entry.operation;
+        let attempt = self.attempts.iter().find(|a| a.entry.operation == operation);
+        let own = attempt.map_or(HolderMask::default(), |a| a.own);
+        let need = candidate.entry.data_shards();
+        let have = candidate.shards.count();
+        if attempt.is_none() && have < need {
+            if !round.waiting.is_empty() {
+                return self.wait(round, ballot, Step::Wait);
+            }
+            let failure = Failure::Short { operation, need, have };
+            let failure = if self.dirty { Failure::Unknown { need, have } } else { failure };
+            return self.end(AcceptRound::default(), Err(failure));
+        }
+        let targets = self.drives.up;
+        let commands = adopt(&candidate, ballot, targets, own);
+        let candidate = Candidate { entry: candidate.entry.adopted_under(ballot), ..candidate };
+        self.round.0 += 1;
+        self.phase = Phase::Adopting { round: AcceptRound::new(targets), candidate, then };
+        Step::Send { round: self.round, commands }
+    }
+
+    // ---- Accept ----------------------------------------------------------------------------------
+
+    fn after_write(&mut self, round: AcceptRound, grace_over: bool) -> Step<DecideOutcome> {
+        let entry = self.attempts.last().map(|attempt| attempt.entry.clone());
+        let entry = entry.expect("an Accept of ours is on its way only after it was noted");
+        let need = self.drives.quorum.acknowledged(entry.data_shards());
+        let (have, idle) = (round.whole.count(), round.waiting.is_empty());
+        if have >= need {
+            if idle || grace_over {
+                let (version, operation) = (self.version, entry.operation);
+                self.settlement = Some(Settlement { version, operation, holders: round.whole });
+                return self.end(round, Ok(Decided::Written(entry)));
+            }
+            self.phase = Phase::Writing(round);
+            return Step::Grace;
+        }
+        let traces = self.dirty || !round.accepted.union(round.silent).is_empty();
+        if !round.refused.is_empty() && traces && round.possible() < need {
+            self.dirty = true;
+            return self.ask_ballot(round.winner.max(entry.ballot));
+        }
+        if !idle {
+            self.phase = Phase::Writing(round);
+            return Step::Wait;
+        }
+        match round.refusal {
+            _ if round.refused.is_empty() => self.end(round, Err(Failure::Unknown { need, have })),
+            _ if round.winner > Ballot::ZERO => {
+                self.attempts.clear();
+                self.ask_ballot(round.winner.max(entry.ballot))
+            }
+            Some(refusal) => self.end(round, Err(Failure::Refused(refusal))),
+            None => self.end(round, Err(Failure::Unknown { need, have })),
+        }
+    }
+
+    fn after_adopt(
+        &mut self,
+        round: AcceptRound,
+        candidate: Candidate,
+        then: Then,
+        grace_over: bool,
+    ) -> Step<DecideOutcome> {
+        let need = self.drives.quorum.acknowledged(candidate.entry.data_shards());
+        let (have, idle) = (round.whole.count(), round.waiting.is_empty());
+        if have >= need && (idle || grace_over) {
+            let (version, operation) = (candidate.version, candidate.entry.operation);
+            self.settlement = Some(Settlement { version, operation, holders: round.whole });
+            return match then {
+                Then::Kept => self.end(round, Ok(Decided::Kept)),
+                Then::Written => self.written(round, candidate),
+                Then::Resolved => self.ask_ballot(candidate.entry.ballot),
+                Then::Sealed => {
+                    self.dirty = false;
+                    self.attempts.clear();
+                    self.ask_ballot(candidate.entry.ballot)
+                }
+            };
+        }
+        if round.possible() < need && round.winner > Ballot::ZERO {
+            return self.ask_ballot(round.winner.max(candidate.entry.ballot));
+        }
+        if idle && have < need {
+            return self.fail(need, have);
+        }
+        let step = if have >= need { Step::Grace } else { Step::Wait };
+        self.phase = Phase::Adopting { round, candidate, then };
+        step
+    }
+
+    fn written(&mut self, round: AcceptRound, candidate: Candidate) -> Step<DecideOutcome> {
+        let operation = candidate.entry.operation;
+        let mine = self.operations().contains(&operation);
+        let last = self.attempts.last().map(|attempt| attempt.entry.clone());
+        let entry = if mine { candidate.entry } else { last.unwrap_or(candidate.entry) };
+        self.end(round, Ok(Decided::Written(entry)))
+    }
+
+    fn operations(&self) -> Vec<OperationId> {
+        self.attempts.iter().map(|attempt| attempt.entry.operation).collect()
+    }
+
+    fn advance(&mut self, grace_over: bool) -> Step<DecideOutcome> {
+        let parked = Phase::Over(AcceptRound::default());
+        match std::mem::replace(&mut self.phase, parked) {
+            Phase::Asking { round, ballot } => self.after_ask(round, ballot, grace_over),
+            Phase::Writing(round) => self.after_write(round, grace_over),
+            Phase::Adopting { round, candidate, then } => {
+                self.after_adopt(round, candidate, then, grace_over)
+            }
+            phase @ (Phase::Ballot | Phase::Deciding { .. } | Phase::Over(_)) => {
+                self.phase = phase;
+                Step::Wait
+            }
+        }
+    }
+}
+
+impl Machine for Conditional {
+    type Outcome = DecideOutcome;
+
+    fn start(&mut self) -> Step<DecideOutcome> {
+        let (need, have) = (self.drives.quorum.write(), self.drives.up.count());
+        if have < need {
+            return self.fail(need, have);
+        }
+        self.ask_ballot(Ballot::ZERO)
+    }
+
+    fn on_ballot(&mut self, ballot: Ballot) -> Step<DecideOutcome> {
+        if !matches!(self.phase, Phase::Ballot) {
+            return Step::Wait;
+        }
+        let first = *self.first.get_or_insert(ballot);
+        let round = ViewRound::new(self.drives.quorum, self.drives.up);
+        self.round.0 += 1;
+        self.phase = Phase::Asking { round, ballot };
+        Step::Send { round: self.round, commands: prepare(self.drives, ballot, first.time) }
+    }
+
+    fn on_reply(&mut self, round: Round, drive: u8, reply: Reply) -> Step<DecideOutcome> {
+        if round != self.round {
+            return Step::Wait;
+        }
+        let noted = match &mut self.phase {
+            Phase::Writing(accepts)
+            | Phase::Adopting { round: accepts, .. }
+            | Phase::Over(accepts) => accepts.note(drive, &reply),
+            Phase::Asking { round: views, .. } => views.note(drive, reply),
+            Phase::Ballot | Phase::Deciding { .. } => false,
+        };
+        if let (Phase::Over(accepts), Some(settlement)) = (&self.phase, &mut self.settlement) {
+            settlement.holders = settlement.holders.union(accepts.whole);
+        }
+        if noted { self.advance(false) } else { Step::Wait }
+    }
+
+    fn on_grace(&mut self) -> Step<DecideOutcome> {
+        self.advance(true)
+    }
+
+    fn settlement(&self) -> Option<Settlement> {
+        self.settlement
+    }
+
+    fn is_waiting(&self) -> bool {
+        match &self.phase {
+            Phase::Over(round) | Phase::Writing(round) | Phase::Adopting { round, .. } => {
+                !round.waiting.is_empty()
+            }
+            Phase::Asking { round, .. } | Phase::Deciding { round, .. } => {
+                !round.waiting.is_empty()
+            }
+            Phase::Ballot => false,
+        }
+    }
+}

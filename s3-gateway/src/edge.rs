@@ -1,0 +1,246 @@
+//! What is refused before s3s sees it, because s3s would let it through.
+//!
+//! - an `x-amz-*` header that the signature does not cover: whoever holds a presigned PUT could add
+//!   `x-amz-copy-source` and read what the signer may read;
+//! - signatures of version 2, session tokens, form uploads, signatures for other services;
+//! - headers and subresources whose features are not there: ignoring them would be a fake success.
+
+use std::borrow::Cow;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, request::Parts};
+use percent_encoding::percent_decode_str;
+use s3s::{S3Error, S3Result};
+
+use crate::error::{coded, invalid, not_implemented};
+
+/// Headers that proxies and browsers add behind the signer's back and that change nothing here;
+/// the payload's hash is compared with the payload by s3s whether it is signed or not.
+const MAY_BE_UNSIGNED: [&str; 3] = ["x-amz-content-sha256", "x-amz-user-agent", "x-amz-cf-id"];
+
+/// The longest life of a presigned URL. S3: 7 days.
+const PRESIGNED_SECONDS_MAX: i64 = 604_800;
+
+/// Subresources that S3 has and this version of s3s does not route, so that it would take
+/// `PUT /bucket?abac` for CreateBucket.
+const UNROUTED: [&str; 8] = [
+    "abac",
+    "append",
+    "metadataConfiguration",
+    "metadataInventoryTable",
+    "metadataJournalTable",
+    "publicAccessBlockStatus",
+    "renameObject",
+    "torrent",
+];
+
+/// Checks a request's head, and moves what a presigned URL carries in its query to the headers.
+pub(crate) fn check(parts: &mut Parts) -> S3Result<()> {
+    let query: Vec<(Cow<'_, str>, Cow<'_, str>)> = pairs(parts.uri.query().unwrap_or_default());
+    refuse_form(parts)?;
+    let signed = signed_headers(&parts.headers, &query)?;
+    refuse_unsigned(&parts.headers, &signed)?;
+    refuse_unrouted(&parts.method, &query)?;
+    let hoisted = hoisted(&parts.headers, &query)?;
+    parts.headers.extend(hoisted);
+    refuse_unsupported(&parts.headers)
+}
+
+/// Decoded names and values of a query string.
+pub(crate) fn pairs(query: &str) -> Vec<(Cow<'_, str>, Cow<'_, str>)> {
+    query
+        .split('&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (decoded(name), decoded(value))
+        })
+        .collect()
+}
+
+fn decoded(text: &str) -> Cow<'_, str> {
+    percent_decode_str(text).decode_utf8_lossy()
+}
+
+fn value<'a>(query: &'a [(Cow<'_, str>, Cow<'_, str>)], name: &str) -> Option<&'a str> {
+    query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_ref())
+}
+
+fn refuse_form(parts: &Parts) -> S3Result<()> {
+    let kind = parts.headers.get(http::header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let form = kind.is_some_and(|kind| {
+        kind.get(..19).is_some_and(|kind| kind.eq_ignore_ascii_case(b"multipart/form-data"))
+    });
+    if parts.method == Method::POST && form {
+        return Err(not_implemented("uploading by HTML form"));
+    }
+    Ok(())
+}
+
+/// The names that the request's one signature covers, lower-case.
+fn signed_headers(
+    headers: &HeaderMap,
+    query: &[(Cow<'_, str>, Cow<'_, str>)],
+) -> S3Result<Vec<String>> {
+    let authorization =
+        headers.get(http::header::AUTHORIZATION).map(|value| value.to_str().unwrap_or_default());
+    let presigned = value(query, "X-Amz-Signature").is_some();
+    if headers.contains_key("x-amz-security-token")
+        || value(query, "X-Amz-Security-Token").is_some()
+    {
+        return Err(invalid(
+            "InvalidToken",
+            "session tokens are not given out here: sign with the long-lived keys alone",
+        ));
+    }
+    let version_2 = authorization.is_some_and(|text| text.starts_with("AWS "));
+    if version_2 || value(query, "Signature").is_some() {
+        return Err(invalid(
+            "InvalidRequest",
+            "signatures of version 2 are not supported: use AWS4-HMAC-SHA256",
+        ));
+    }
+    let (credential, names) = match (authorization, presigned) {
+        (Some(_), true) => {
+            return Err(invalid(
+                "InvalidArgument",
+                "only one of Authorization header and X-Amz-Signature is allowed",
+            ));
+        }
+        (Some(text), false) => (field(text, "Credential="), field(text, "SignedHeaders=")),
+        (None, true) => {
+            check_expiry(value(query, "X-Amz-Expires"))?;
+            (value(query, "X-Amz-Credential"), value(query, "X-Amz-SignedHeaders"))
+        }
+        (None, false) => {
+            let message = "anonymous access is off: sign the request";
+            return Err(coded("AccessDenied", StatusCode::FORBIDDEN, message));
+        }
+    };
+    check_service(credential)?;
+    // What has no such field is malformed; s3s says how.
+    Ok(names.unwrap_or_default().split(';').map(str::to_ascii_lowercase).collect())
+}
+
+fn field<'a>(authorization: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = authorization.split_once(name)?;
+    Some(rest.split([',', ' ']).next().unwrap_or(rest))
+}
+
+/// `key/date/region/service/aws4_request`, from the right because keys may hold slashes.
+fn check_service(credential: Option<&str>) -> S3Result<()> {
+    let service = credential.and_then(|text| text.rsplit('/').nth(1));
+    match service {
+        None | Some("s3") => Ok(()),
+        Some(_) => Err(invalid(
+            "AuthorizationHeaderMalformed",
+            "the credential is scoped to another service: sign for s3",
+        )),
+    }
+}
+
+fn check_expiry(expires: Option<&str>) -> S3Result<()> {
+    let seconds = expires.and_then(|text| text.parse::<i64>().ok());
+    if seconds.is_some_and(|seconds| (1..=PRESIGNED_SECONDS_MAX).contains(&seconds)) {
+        return Ok(());
+    }
+    if seconds.is_some_and(|seconds| seconds < 1) {
+        return Err(coded("AccessDenied", StatusCode::FORBIDDEN, "the request has expired"));
+    }
+    let message = format!("X-Amz-Expires must be between 1 and {PRESIGNED_SECONDS_MAX} seconds");
+    Err(invalid("AuthorizationQueryParametersError", message))
+}
+
+/// INV-GATE-2.
+fn refuse_unsigned(headers: &HeaderMap, signed: &[String]) -> S3Result<()> {
+    let covered = |name: &str| signed.iter().any(|known| known == name);
+    let unsigned = headers.keys().map(HeaderName::as_str).find(|name| {
+        name.starts_with("x-amz-") && !covered(name) && !MAY_BE_UNSIGNED.contains(name)
+    });
+    match unsigned {
+        None if covered("host") => Ok(()),
+        None => {
+            Err(coded("AccessDenied", StatusCode::FORBIDDEN, "the signature must cover the host"))
+        }
+        Some(name) => Err(coded(
+            "AccessDenied",
+            StatusCode::FORBIDDEN,
+            format!("header {name} is not covered by the signature: sign it, or leave it out"),
+        )),
+    }
+}
+
+fn refuse_unrouted(method: &Method, query: &[(Cow<'_, str>, Cow<'_, str>)]) -> S3Result<()> {
+    if *method == Method::OPTIONS {
+        return Err(not_implemented("cross-origin resource sharing"));
+    }
+    match query.iter().find(|(name, _)| UNROUTED.contains(&name.as_ref())) {
+        Some((name, _)) => Err(not_implemented(&format!("subresource {name}"))),
+        None => Ok(()),
+    }
+}
+
+/// SDKs hoist `x-amz-*` headers into the query of a presigned URL, where the signature covers them.
+/// Checksums are left out: SDKs hoist the checksum of an empty body before there is one.
+fn hoisted(headers: &HeaderMap, query: &[(Cow<'_, str>, Cow<'_, str>)]) -> S3Result<HeaderMap> {
+    let mut found = HeaderMap::new();
+    for (name, value) in query {
+        let name = name.to_ascii_lowercase();
+        let meaning = name.strip_prefix("x-amz-").is_some_and(|rest| {
+            !matches!(
+                rest,
+                "algorithm" | "credential" | "date" | "expires" | "signedheaders" | "signature"
+            ) && !rest.starts_with("checksum-")
+                && !rest.starts_with("sdk-")
+                && !rest.starts_with("content-sha256")
+        });
+        if !meaning || headers.contains_key(&name) {
+            continue;
+        }
+        let bad = |_| invalid("InvalidArgument", format!("query parameter {name} is no header"));
+        let header = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad(()))?;
+        found.insert(header, HeaderValue::from_str(value).map_err(|_| bad(()))?);
+    }
+    Ok(found)
+}
+
+fn refuse_unsupported(headers: &HeaderMap) -> S3Result<()> {
+    for (name, value) in headers {
+        let Some(rest) = name.as_str().strip_prefix("x-amz-") else { continue };
+        if let Some(refusal) = unsupported(rest, value.to_str().unwrap_or_default()) {
+            return Err(refusal);
+        }
+    }
+    Ok(())
+}
+
+/// Why `x-amz-{name}: {value}` cannot be obeyed.
+fn unsupported(name: &str, value: &str) -> Option<S3Error> {
+    let no_acl = || {
+        let message = "access control lists are off (bucket owner enforced): leave the header out";
+        Some(invalid("AccessControlListNotSupported", message))
+    };
+    match name {
+        "acl" if !matches!(value, "private" | "bucket-owner-full-control") => no_acl(),
+        _ if name.starts_with("grant-") => no_acl(),
+        _ if name.starts_with("server-side-encryption")
+            || name.starts_with("copy-source-server-side-encryption") =>
+        {
+            Some(not_implemented("server-side encryption"))
+        }
+        _ if name.starts_with("object-lock-") => Some(not_implemented("object lock")),
+        "bucket-object-lock-enabled" if !value.eq_ignore_ascii_case("false") => {
+            Some(not_implemented("object lock"))
+        }
+        "object-ownership" if value != "BucketOwnerEnforced" => {
+            Some(not_implemented("object ownership other than BucketOwnerEnforced"))
+        }
+        "tagging" if !value.is_empty() => Some(not_implemented("object tagging")),
+        "write-offset-bytes" => Some(not_implemented("appending to objects")),
+        "mfa" => Some(not_implemented("multi-factor delete")),
+        "storage-class" if value != "STANDARD" => Some(invalid(
+            "InvalidStorageClass",
+            format!("storage class {value} is not available: STANDARD is"),
+        )),
+        _ => None,
+    }
+}

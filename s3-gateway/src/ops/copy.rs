@@ -1,0 +1,108 @@
+//! CopyObject.
+
+use bytes::Bytes;
+use holdfast_engine::{StoreError, api};
+use s3s::{S3Request, S3Response, S3Result, dto::*};
+
+use crate::{
+    attributes,
+    convert::{
+        checksum_type, conditions, etag, etag_condition, set_checksum, timestamp, version,
+        version_header,
+    },
+    digests,
+    error::{invalid, not_implemented, s3_error},
+    s3::Gateway,
+};
+
+pub(crate) async fn copy(
+    gateway: &Gateway,
+    request: S3Request<CopyObjectInput>,
+) -> S3Result<S3Response<CopyObjectOutput>> {
+    let input = request.input;
+    let mut source = source(&input.copy_source)?;
+    let replace = match input.metadata_directive.as_ref().map(MetadataDirective::as_str) {
+        None | Some(MetadataDirective::COPY) => None,
+        Some(MetadataDirective::REPLACE) => {
+            Some(attributes::from_request(&request.headers, input.metadata)?)
+        }
+        Some(_) => {
+            return Err(invalid("InvalidArgument", "metadata directive is COPY or REPLACE"));
+        }
+    };
+    let itself = source.bucket == input.bucket && source.key == input.key.as_bytes();
+    if itself && source.version.is_none() && replace.is_none() {
+        return Err(invalid(
+            "InvalidRequest",
+            "this copies an object to itself without changing its metadata: replace them, or name \
+             another key",
+        ));
+    }
+    source.conditions = conditions(
+        input.copy_source_if_match,
+        input.copy_source_if_none_match,
+        input.copy_source_if_modified_since,
+        input.copy_source_if_unmodified_since,
+    );
+    let checksum = digests::asked(&request.headers)?;
+    let copy = api::CopyObject {
+        source,
+        bucket: input.bucket,
+        key: Bytes::from(input.key),
+        replace,
+        conditions: target_conditions(&request.headers)?,
+        checksum_algorithm: checksum.map(|algorithm| algorithm.name().to_owned()),
+    };
+    let info = gateway.store.copy_object(copy).await.map_err(source_error)?;
+    let mut result = CopyObjectResult {
+        e_tag: Some(etag(&info.meta.etag)),
+        last_modified: Some(timestamp(info.meta.modified_micros)),
+        ..Default::default()
+    };
+    set_checksum!(result, &info.meta.checksum);
+    result.checksum_type = info.meta.checksum.map(|checksum| checksum_type(checksum.composite));
+    let output = CopyObjectOutput {
+        copy_object_result: Some(result),
+        version_id: version_header(info.version, false),
+        ..Default::default()
+    };
+    Ok(S3Response::new(output))
+}
+
+/// What `x-amz-copy-source` names.
+pub(crate) fn source(source: &CopySource) -> S3Result<api::GetObject> {
+    let CopySource::Bucket { bucket, key, version_id } = source else {
+        return Err(not_implemented("copying from access points"));
+    };
+    Ok(api::GetObject {
+        bucket: bucket.to_string(),
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        version: version(version_id.as_deref())?,
+        ..Default::default()
+    })
+}
+
+/// S3 answers every failed condition on a copy's source with 412.
+pub(crate) fn source_error(error: StoreError) -> s3s::S3Error {
+    s3_error(match error {
+        StoreError::NotModified { .. } => {
+            StoreError::PreconditionFailed { condition: "x-amz-copy-source-if-none-match" }
+        }
+        other => other,
+    })
+}
+
+/// This version of s3s does not know the conditions on a copy's target.
+fn target_conditions(headers: &http::HeaderMap) -> S3Result<api::Conditions> {
+    let parse = |name: &str| -> S3Result<Option<api::EtagCondition>> {
+        let Some(value) = headers.get(name) else { return Ok(None) };
+        let condition = ETagCondition::parse_http_header(value.as_bytes())
+            .map_err(|_| invalid("InvalidArgument", format!("header {name} is no entity tag")))?;
+        Ok(etag_condition(Some(condition)))
+    };
+    Ok(api::Conditions {
+        if_match: parse("if-match")?,
+        if_none_match: parse("if-none-match")?,
+        ..Default::default()
+    })
+}

@@ -1,0 +1,202 @@
+//! GetObject and HeadObject.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use holdfast_engine::{
+    StoreError,
+    api::{self, ByteStream, ObjectRead, Wanted},
+    meta::{Checksum, ObjectMeta},
+};
+use http::HeaderMap;
+use http_body::{Frame, SizeHint};
+use s3s::{Body, S3Request, S3Response, S3Result, dto::*};
+
+use crate::{
+    attributes,
+    convert::{
+        self, checksum_type, conditions, etag, set_checksum, timestamp, version, version_header,
+    },
+    error::{invalid, s3_error},
+    s3::Gateway,
+};
+
+pub(crate) async fn get(
+    gateway: &Gateway,
+    request: S3Request<GetObjectInput>,
+) -> S3Result<S3Response<GetObjectOutput>> {
+    let input = request.input;
+    let wanted = wanted(input.range, input.part_number)?;
+    let asked = version(input.version_id.as_deref())?;
+    let get = api::GetObject {
+        bucket: input.bucket,
+        key: Bytes::from(input.key),
+        version: asked,
+        conditions: conditions(
+            input.if_match,
+            input.if_none_match,
+            input.if_modified_since,
+            input.if_unmodified_since,
+        ),
+        wanted,
+    };
+    let read = gateway.store.get_object(get).await.map_err(s3_error)?;
+    let length = read.range.end - read.range.start;
+    let meta = &read.info.meta;
+    let mut output = GetObjectOutput {
+        accept_ranges: Some("bytes".to_owned()),
+        cache_control: attributes::header(meta, "cache-control"),
+        content_disposition: attributes::header(meta, "content-disposition"),
+        content_encoding: attributes::header(meta, "content-encoding"),
+        content_language: attributes::header(meta, "content-language"),
+        content_length: i64::try_from(length).ok(),
+        content_range: content_range(wanted, &read),
+        content_type: Some(attributes::content_type(meta)),
+        e_tag: Some(etag(&meta.etag)),
+        last_modified: Some(timestamp(meta.modified_micros)),
+        metadata: attributes::user(meta),
+        parts_count: parts_count(wanted, meta),
+        version_id: version_header(read.info.version, asked.is_some()),
+        website_redirect_location: attributes::header(meta, "x-amz-website-redirect-location"),
+        ..Default::default()
+    };
+    if input.checksum_mode.is_some() {
+        let (checksum, kind) = shown_checksum(wanted, meta);
+        set_checksum!(output, checksum);
+        output.checksum_type = kind;
+    }
+    let headers = match input.response_expires {
+        Some(_) => HeaderMap::new(),
+        None => attributes::expires(meta),
+    };
+    output.body = Some(Body::http_body_unsync(Outgoing { source: read.body, left: length }).into());
+    Ok(S3Response::with_headers(output, headers))
+}
+
+pub(crate) async fn head(
+    gateway: &Gateway,
+    request: S3Request<HeadObjectInput>,
+) -> S3Result<S3Response<HeadObjectOutput>> {
+    let input = request.input;
+    let wanted = wanted(input.range, input.part_number)?;
+    let asked = version(input.version_id.as_deref())?;
+    let get = api::GetObject {
+        bucket: input.bucket,
+        key: Bytes::from(input.key),
+        version: asked,
+        conditions: conditions(
+            input.if_match,
+            input.if_none_match,
+            input.if_modified_since,
+            input.if_unmodified_since,
+        ),
+        wanted,
+    };
+    let read = gateway.store.head_object(get).await.map_err(s3_error)?;
+    let meta = &read.info.meta;
+    let shown =
+        |given: Option<String>, name: &str| given.or_else(|| attributes::header(meta, name));
+    let kind = input.response_content_type.unwrap_or_else(|| attributes::content_type(meta));
+    let mut output = HeadObjectOutput {
+        accept_ranges: Some("bytes".to_owned()),
+        cache_control: shown(input.response_cache_control, "cache-control"),
+        content_disposition: shown(input.response_content_disposition, "content-disposition"),
+        content_encoding: shown(input.response_content_encoding, "content-encoding"),
+        content_language: shown(input.response_content_language, "content-language"),
+        content_length: i64::try_from(read.range.end - read.range.start).ok(),
+        content_range: content_range(wanted, &read),
+        content_type: Some(kind),
+        e_tag: Some(etag(&meta.etag)),
+        expires: input.response_expires.clone(),
+        last_modified: Some(timestamp(meta.modified_micros)),
+        metadata: attributes::user(meta),
+        parts_count: parts_count(wanted, meta),
+        version_id: version_header(read.info.version, asked.is_some()),
+        website_redirect_location: attributes::header(meta, "x-amz-website-redirect-location"),
+        ..Default::default()
+    };
+    if input.checksum_mode.is_some() {
+        let (checksum, kind) = shown_checksum(wanted, meta);
+        set_checksum!(output, checksum);
+        output.checksum_type = kind;
+    }
+    let headers = match input.response_expires {
+        Some(_) => HeaderMap::new(),
+        None => attributes::expires(meta),
+    };
+    Ok(S3Response::with_headers(output, headers))
+}
+
+fn wanted(range: Option<Range>, part: Option<i32>) -> S3Result<Wanted> {
+    match (range, part) {
+        (None, None) => Ok(Wanted::Whole),
+        (Some(Range::Int { first, last }), None) => Ok(Wanted::Range { first, last }),
+        (Some(Range::Suffix { length }), None) => Ok(Wanted::Suffix(length)),
+        (None, Some(number)) => convert::part_number(number).map(Wanted::Part),
+        (Some(_), Some(_)) => Err(invalid(
+            "InvalidRequest",
+            "cannot specify both Range header and partNumber query parameter",
+        )),
+    }
+}
+
+/// An empty part has no first byte to name.
+fn content_range(wanted: Wanted, read: &ObjectRead) -> Option<String> {
+    let some = wanted != Wanted::Whole && !read.range.is_empty();
+    let last = || read.range.end - 1;
+    some.then(|| format!("bytes {}-{}/{}", read.range.start, last(), read.info.meta.size))
+}
+
+fn parts_count(wanted: Wanted, meta: &ObjectMeta) -> Option<i32> {
+    let asked = matches!(wanted, Wanted::Part(_)) && !meta.parts.is_empty();
+    asked.then(|| i32::try_from(meta.parts.len()).ok()).flatten()
+}
+
+/// The checksum of what is sent: of the object, of a part, of nothing in between.
+fn shown_checksum(wanted: Wanted, meta: &ObjectMeta) -> (Option<&Checksum>, Option<ChecksumType>) {
+    let whole = meta.checksum.as_ref();
+    let kind = whole.map(|checksum| checksum_type(checksum.composite));
+    match wanted {
+        Wanted::Whole => (whole, kind),
+        Wanted::Part(_) if meta.parts.is_empty() => (whole, kind),
+        Wanted::Part(number) => {
+            let number = u32::from(number);
+            let part = meta.parts.iter().find(|part| part.number == number);
+            (part.and_then(|part| part.checksum.as_ref()), kind)
+        }
+        Wanted::Range { .. } | Wanted::Suffix(_) => (None, None),
+    }
+}
+
+/// The store's bytes as hyper takes them, with their exact length.
+struct Outgoing {
+    source: ByteStream,
+    left: u64,
+}
+
+impl http_body::Body for Outgoing {
+    type Data = Bytes;
+    type Error = StoreError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, StoreError>>> {
+        let item = ready!(self.source.as_mut().poll_next(context));
+        if let Some(Ok(bytes)) = &item {
+            self.left = self.left.saturating_sub(bytes.len() as u64);
+        }
+        if let Some(Err(error)) = &item {
+            // The status line is gone; hyper cuts the connection, which is all a client can be told.
+            tracing::warn!(%error, "reading an object failed half-way");
+        }
+        Poll::Ready(item.map(|item| item.map(Frame::data)))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
