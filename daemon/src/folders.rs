@@ -137,6 +137,7 @@ impl Folders {
             formatted_at: self.clock.wall_micros(),
         };
         let disk = RealDisk::new(path).map_err(|error| error.to_string())?;
+        let disk: Arc<dyn Disk> = Arc::new(disk);
         Drive::format(&disk, &identity, &self.options).map_err(|error| error.to_string())?;
         settle_layout(path)
     }

@@ -16,6 +16,9 @@
 //! | [`folders`] | the drives' folders before they are opened |
 //! | [`forming`] | whether a cluster has to be formatted, and by whom |
 //! | [`startup`] | from volumes to a layout, with the peers |
+//! | [`members`] | the other nodes, and whether enough of them are there |
+//! | [`drives`] | from a layout to open drives |
+//! | [`run`] | everything in order, to the end |
 //! | [`keys`] | secrets that a single node makes for itself |
 //! | [`listener`] | one listener for S3 and the fabric |
 //! | [`seams`] | the real clock and randomness |
@@ -23,12 +26,15 @@
 
 pub mod cli;
 pub mod config;
+pub mod drives;
 pub mod failure;
 pub mod folders;
 pub mod forming;
 pub mod keys;
 pub mod listener;
+pub mod members;
 pub mod notify;
+pub mod run;
 pub mod seams;
 pub mod startup;
 pub mod whoami;

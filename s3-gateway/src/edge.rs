@@ -150,6 +150,7 @@ fn check_expiry(expires: Option<&str>) -> S3Result<()> {
     Err(invalid("AuthorizationQueryParametersError", message))
 }
 
+/// INV-GATE-2.
 fn refuse_unsigned(headers: &HeaderMap, signed: &[String]) -> S3Result<()> {
     let covered = |name: &str| signed.iter().any(|known| known == name);
     let unsigned = headers.keys().map(HeaderName::as_str).find(|name| {

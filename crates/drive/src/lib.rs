@@ -40,6 +40,7 @@ pub mod disk_real;
 pub mod disk_sim;
 pub mod drive;
 pub mod error;
+pub mod fabric;
 pub mod gate;
 pub mod identity;
 pub mod io_pool;

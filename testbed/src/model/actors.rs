@@ -170,6 +170,7 @@ impl World {
             generation: 0,
             drives,
             epoch,
+            heard: epoch,
             calls: Vec::new(),
             grace: false,
             over: false,

@@ -71,7 +71,7 @@ impl Swarm {
             slow_every: pick(&[0, 2, 3, 5]),
             salt: pick(&[1, 2, 3, 5, 7, 11, 13]),
             restarts: pick(&[1, 1, 6]),
-            wipes: pick(&[1, 3, 10]),
+            wipes: pick(&[1, 4, 16]),
             timeouts: pick(&[1, 1, 3]),
             empty: pick(&[0, 30, 100]),
         }
@@ -105,6 +105,11 @@ const FAULTS: [(Faults, &str); 4] = [
 
 /// Configurations there are: 3 set sizes, 2 kinds of bucket, 4 kinds of faults.
 pub const COUNT: u64 = 24;
+
+/// Whether configuration `index` has faults of a kind.
+pub fn has(index: u64, faults: Faults) -> bool {
+    FAULTS[(index / 6 % 4) as usize].0 == faults
+}
 
 /// The name of configuration `index` (of [`COUNT`]).
 pub fn name(index: u64) -> String {
@@ -140,6 +145,24 @@ impl Config {
 /// Two blind writers, a deleter, a conditional writer, two readers; some of them absent.
 fn draw_scripts(versioned: bool, rng: &mut Rng) -> Vec<Vec<Plan>> {
     let mut scripts = Vec::new();
+    if rng.chance(30) {
+        // A nearly idle key: nothing but what is late disturbs what is late.
+        let one = |rng: &mut Rng| match rng.below(4) {
+            0 => Plan::Create,
+            1 => {
+                if versioned {
+                    Plan::DeleteVersion
+                } else {
+                    Plan::Delete
+                }
+            }
+            _ => Plan::Put,
+        };
+        let writers = 1 + rng.below(2);
+        scripts.extend((0..writers).map(|_| vec![one(rng)]));
+        scripts.push(vec![Plan::Get; 1 + rng.below(2) as usize]);
+        return scripts;
+    }
     for _ in 0..2 {
         scripts.push(vec![Plan::Put; 1 + rng.below(2) as usize]);
     }

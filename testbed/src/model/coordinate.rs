@@ -51,10 +51,14 @@ impl World {
     }
 
     fn draw(&mut self, at: usize, above: Ballot) -> Ballot {
+        // All commands under a ballot carry the epoch known when it was drawn: a promise of an older
+        // epoch must not back an Accept of a newer one.
         let task = &mut self.tasks[at];
-        if let Work::Client { client, .. } = task.work {
-            task.epoch = task.epoch.max(self.clients[client].epoch);
-        }
+        let heard = match task.work {
+            Work::Client { client, .. } => self.clients[client].epoch,
+            _ => task.heard,
+        };
+        task.epoch = task.epoch.max(heard);
         let wall = self.now_micros.saturating_add_signed(task.skew);
         let time = HybridTime::from_micros(wall).max(above.time.tick());
         Ballot { generation: 1, time, writer: WriterId(u128::from(task.id)) }
@@ -90,6 +94,10 @@ impl World {
         let Work::Client { id, .. } = self.tasks[at].work else { return Step::Wait };
         let value = current.as_ref().and_then(value_of);
         self.tasks[at].saw = value;
+        if let Some(value) = value {
+            self.read.insert(value);
+            self.excuse(value);
+        }
         let ask = self.history.ops[id].ask;
         let holds = match ask {
             Ask::Create => value.is_none(),
@@ -123,7 +131,7 @@ impl World {
                     let known = &mut self.clients[client].epoch;
                     *known = (*known).max(current);
                 }
-                _ => self.tasks[at].epoch = self.tasks[at].epoch.max(current),
+                _ => self.tasks[at].heard = self.tasks[at].heard.max(current),
             }
         }
         if matches!(reply, Reply::Accepted(shard) if shard != holdfast_register::ShardStatus::Missing)

@@ -104,7 +104,9 @@ fn search(bug: Option<Bug>, seed: u64, time: Duration) -> SearchResult {
         configs: std::collections::BTreeMap::new(),
     };
     let mut counts = vec![0_u64; config::COUNT as usize];
-    for seed in seed.. {
+    let needs = bug.and_then(Bug::needs);
+    let fits = |seed: &u64| needs.is_none_or(|faults| config::has(walk::config_of(*seed), faults));
+    for seed in (seed..).filter(fits) {
         let report = walk::run(seed, bug, false);
         result.runs += 1;
         result.events += u64::from(report.events);
