@@ -18,7 +18,7 @@ use crate::error::{coded, invalid, not_implemented};
 const MAY_BE_UNSIGNED: [&str; 3] = ["x-amz-content-sha256", "x-amz-user-agent", "x-amz-cf-id"];
 
 /// The longest life of a presigned URL. S3: 7 days.
-const PRESIGNED_SECONDS_MAX: u64 = 604_800;
+const PRESIGNED_SECONDS_MAX: i64 = 604_800;
 
 /// Subresources that S3 has and this version of s3s does not route, so that it would take
 /// `PUT /bucket?abac` for CreateBucket.
@@ -139,14 +139,18 @@ fn check_service(credential: Option<&str>) -> S3Result<()> {
 }
 
 fn check_expiry(expires: Option<&str>) -> S3Result<()> {
-    let seconds = expires.and_then(|text| text.parse::<u64>().ok());
+    let seconds = expires.and_then(|text| text.parse::<i64>().ok());
     if seconds.is_some_and(|seconds| (1..=PRESIGNED_SECONDS_MAX).contains(&seconds)) {
         return Ok(());
+    }
+    if seconds.is_some_and(|seconds| seconds < 1) {
+        return Err(coded("AccessDenied", StatusCode::FORBIDDEN, "the request has expired"));
     }
     let message = format!("X-Amz-Expires must be between 1 and {PRESIGNED_SECONDS_MAX} seconds");
     Err(invalid("AuthorizationQueryParametersError", message))
 }
 
+/// INV-GATE-2.
 fn refuse_unsigned(headers: &HeaderMap, signed: &[String]) -> S3Result<()> {
     let covered = |name: &str| signed.iter().any(|known| known == name);
     let unsigned = headers.keys().map(HeaderName::as_str).find(|name| {
@@ -177,10 +181,7 @@ fn refuse_unrouted(method: &Method, query: &[(Cow<'_, str>, Cow<'_, str>)]) -> S
 
 /// SDKs hoist `x-amz-*` headers into the query of a presigned URL, where the signature covers them.
 /// Checksums are left out: SDKs hoist the checksum of an empty body before there is one.
-fn hoisted(
-    headers: &HeaderMap,
-    query: &[(Cow<'_, str>, Cow<'_, str>)],
-) -> S3Result<HeaderMap> {
+fn hoisted(headers: &HeaderMap, query: &[(Cow<'_, str>, Cow<'_, str>)]) -> S3Result<HeaderMap> {
     let mut found = HeaderMap::new();
     for (name, value) in query {
         let name = name.to_ascii_lowercase();

@@ -490,6 +490,10 @@ impl DiskFile for SimFile {
         Ok(())
     }
 
+    fn try_read_at(&self, offset: u64, buf: &mut [u8]) -> Result<bool, DiskError> {
+        self.read_at(offset, buf).map(|()| true)
+    }
+
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
         let (mut state, mishap) = self.disk.enter_change("write", &self.path)?;
         self.room(&state, offset + bytes.len() as u64)?;

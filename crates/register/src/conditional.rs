@@ -24,7 +24,9 @@ use holdfast_types::{Ballot, Entry, EntryKind, Geometry, OperationId, VersionId}
 use crate::{
     command::{ATTEMPTS_MAX, Drives, Failure, Machine, Reply, Round, Settlement, Step},
     finish::{Effect, effect},
-    judge::{Candidate, Judgement, Verdict, judge, judge_latest_without, judge_without, outranked},
+    judge::{
+        Candidate, Judgement, Verdict, judge, judge_latest_without, judge_without, newest_elsewhere,
+    },
     round::{AcceptRound, ViewRound, adopt, prepare, write},
     state::HolderMask,
 };
@@ -253,18 +255,20 @@ impl Conditional {
     fn after_ask_dirty(&mut self, round: ViewRound, ballot: Ballot) -> Step<DecideOutcome> {
         let idle = round.waiting.is_empty();
         let mine = self.operations();
-        if let Judgement::Found(head) = self.judge(&round, &[])
-            && mine.contains(&head.entry.operation)
-        {
-            return self.confirm(round, ballot, head);
-        }
+        let head = self.judge(&round, &[]);
         let mut unknown = false;
         for index in 0..self.attempts.len() {
             let operation = self.attempts[index].entry.operation;
-            match effect(self.drives.quorum, &round.answers, operation) {
-                Effect::Took(ballots) => return self.took(round, ballot, index, &ballots),
-                Effect::Unknown => unknown = true,
-                Effect::None => {}
+            let effect = effect(self.drives.quorum, &round.answers, operation);
+            let by_us = matches!(&effect, Effect::Took(ballots) if self.is_own(index, ballots));
+            let holds = by_us || self.still_holds(&round, index);
+            match (&head, effect) {
+                (Judgement::Found(head), _) if head.entry.operation == operation && holds => {
+                    return self.confirm(round, ballot, head.clone(), index, by_us);
+                }
+                (_, Effect::Took(_)) if holds => return self.took(round, ballot, index, by_us),
+                (_, Effect::Took(_) | Effect::Unknown) => unknown = true,
+                (_, Effect::None) => {}
             }
         }
         match (unknown, idle) {
@@ -278,24 +282,31 @@ impl Conditional {
         }
     }
 
+    /// Whether one of `ballots` is one under which this machine itself asked for an attempt.
+    fn is_own(&self, index: usize, ballots: &[Ballot]) -> bool {
+        ballots.iter().any(|ballot| self.attempts[index].ballots.contains(ballot))
+    }
+
+    /// Whether nothing that an attempt was decided on can have changed since: no other register of the
+    /// key may hold anything of a higher ballot. (Its own register is guarded by judging.)
+    fn still_holds(&self, round: &ViewRound, index: usize) -> bool {
+        let decided = self.attempts[index].ballots.iter().max().copied();
+        let newest = newest_elsewhere(self.drives.quorum, &round.answers, self.version);
+        self.subject == Subject::Register || decided >= Some(newest)
+    }
+
     /// An own operation was chosen but does not head the key any more.
     fn took(
         &mut self,
         round: ViewRound,
         ballot: Ballot,
         index: usize,
-        chosen: &[Ballot],
+        by_us: bool,
     ) -> Step<DecideOutcome> {
-        let quorum = self.drives.quorum;
         let attempt = self.attempts[index].clone();
-        let by_us = chosen.iter().any(|ballot| attempt.ballots.contains(ballot));
-        let in_order = by_us || attempt.keeps_order;
-        match judge(quorum, &round.answers, self.version) {
+        match judge(self.drives.quorum, &round.answers, self.version) {
             Judgement::Found(head) if head.entry.operation == attempt.entry.operation => {
-                if !in_order && outranked(quorum, &round.answers, self.version, head.entry.order) {
-                    return self.fail(quorum.acknowledged(head.entry.data_shards()), 0);
-                }
-                self.confirm(round, ballot, head)
+                self.confirm(round, ballot, head, index, by_us)
             }
             Judgement::Found(head) if head.verdict == Verdict::Open => {
                 self.attempts[index..].rotate_left(1);
@@ -305,21 +316,31 @@ impl Conditional {
         }
     }
 
-    /// An own operation heads the key: done when `A_v` drives have it, adopted otherwise.
+    /// An own operation heads its register: done when `A_v` drives have it, adopted otherwise. Unless
+    /// it was chosen under a ballot of ours it gets a new place among the key's versions.
     fn confirm(
         &mut self,
         round: ViewRound,
         ballot: Ballot,
-        head: Candidate,
+        mut head: Candidate,
+        index: usize,
+        by_us: bool,
     ) -> Step<DecideOutcome> {
         let need = self.drives.quorum.acknowledged(head.entry.data_shards());
-        if head.verdict == Verdict::Settled && head.shards.count() >= need {
+        if by_us && head.verdict == Verdict::Settled && head.shards.count() >= need {
             self.settlement = Some(Settlement {
                 version: head.version,
                 operation: head.entry.operation,
                 holders: head.shards,
             });
             return self.end(AcceptRound::default(), Ok(Decided::Written(head.entry)));
+        }
+        let attempt = &mut self.attempts[index];
+        if !by_us {
+            attempt.ballots.push(ballot);
+        }
+        if !by_us && !attempt.keeps_order {
+            head.entry.order = ballot;
         }
         self.adopt(round, ballot, head, Then::Written)
     }

@@ -306,3 +306,19 @@ pub fn remembers_since(state: &KeyState, drive: &DriveView, since: HybridTime) -
 fn remembers(state: &KeyState, entry: &Entry) -> bool {
     state.memory.iter().any(|m| m.ballot == entry.ballot && m.operation == entry.operation)
 }
+
+/// The ceiling to make durable before `promised` may be answered; `None` when it lies below the
+/// present one. After a restart every key is promised at the ceiling, ownerless.
+///
+/// The ceiling leads the *clock* by half the skew bound, never the ballot: led by ballots, each
+/// restart would push the floor further ahead, and the ballots above it with it, until they lie
+/// beyond the skew bound and no drive takes them.
+#[must_use]
+pub fn raised_ceiling(
+    now: HybridTime,
+    ceiling: HybridTime,
+    promised: Ballot,
+) -> Option<HybridTime> {
+    let lead = HybridTime::from_micros(now.micros() + limits::CLOCK_SKEW_MICROS_MAX / 2);
+    (promised.time > ceiling).then(|| lead.max(promised.time))
+}

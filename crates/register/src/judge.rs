@@ -232,6 +232,18 @@ pub fn outranked(quorum: Quorum, answers: &[Answer], version: VersionId, order: 
     })
 }
 
+/// The highest ballot of what other registers of the key may hold, tombstones included: whatever was
+/// decided under a lower ballot may not hold any more.
+#[must_use]
+pub fn newest_elsewhere(quorum: Quorum, answers: &[Answer], version: VersionId) -> Ballot {
+    let others = versions_held(answers).into_iter().filter(|other| *other != version);
+    let found = others.filter_map(|other| match judge(quorum, answers, other) {
+        Judgement::Found(candidate) => Some(candidate.entry.ballot),
+        Judgement::Absent | Judgement::Unknown { .. } => None,
+    });
+    found.max().unwrap_or(Ballot::ZERO)
+}
+
 /// The registers of the key that any drive holds, each once.
 #[must_use]
 pub fn versions_held(answers: &[Answer]) -> Vec<VersionId> {

@@ -179,15 +179,16 @@ impl Blind {
             return Step::Wait;
         }
         let mine = self.entry.operation;
-        let latest = judge_latest(quorum, &round.answers);
-        if let Judgement::Found(head) = latest
+        let effect = effect(quorum, &round.answers, mine);
+        let by_us = matches!(&effect, Effect::Took(ballots) if self.is_own(ballots));
+        if let Judgement::Found(head) = judge_latest(quorum, &round.answers)
             && head.entry.operation == mine
         {
-            return self.confirm(round, ballot, head);
+            return self.confirm(round, ballot, head, by_us);
         }
-        match effect(quorum, &round.answers, mine) {
+        match effect {
             Effect::None => self.send_own(ballot),
-            Effect::Took(ballots) => self.took(round, ballot, &ballots),
+            Effect::Took(_) => self.took(round, ballot, by_us),
             Effect::Unknown if idle => {
                 self.end(AcceptRound::default(), Err(Failure::Unknown { need, have }))
             }
@@ -198,11 +199,15 @@ impl Blind {
         }
     }
 
+    /// Whether one of `ballots` is one under which this machine itself asked.
+    fn is_own(&self, ballots: &[Ballot]) -> bool {
+        ballots.iter().any(|ballot| self.own_ballots.contains(ballot))
+    }
+
     /// The operation was chosen: brings whatever heads its register to `A_v` holders.
-    fn took(&mut self, round: ViewRound, ballot: Ballot, chosen: &[Ballot]) -> Step<WriteOutcome> {
+    fn took(&mut self, round: ViewRound, ballot: Ballot, by_us: bool) -> Step<WriteOutcome> {
         let quorum = self.drives.quorum;
         let answers = &round.answers;
-        let by_us = chosen.iter().any(|ballot| self.own_ballots.contains(ballot));
         match judge(quorum, answers, self.version) {
             Judgement::Found(head) if head.entry.operation == self.entry.operation => {
                 // An adoption keeps the order of an attempt that lost. Below another version the
@@ -212,7 +217,7 @@ impl Blind {
                     let failure = Failure::Unknown { need, have: head.shards.count() };
                     return self.end(AcceptRound::default(), Err(failure));
                 }
-                self.confirm(round, ballot, head)
+                self.confirm(round, ballot, head, by_us)
             }
             Judgement::Found(head) if head.verdict == Verdict::Open => {
                 self.adopt(round, ballot, head)
@@ -225,12 +230,26 @@ impl Blind {
     }
 
     /// The own operation heads its register: done when `A_v` drives have it, adopted otherwise.
-    fn confirm(&mut self, round: ViewRound, ballot: Ballot, head: Candidate) -> Step<WriteOutcome> {
+    ///
+    /// Unless it was chosen under a ballot of ours its order may lie below versions that others have
+    /// open elsewhere. It is answered as the latest, so it becomes that: its order is the new ballot.
+    fn confirm(
+        &mut self,
+        round: ViewRound,
+        ballot: Ballot,
+        mut head: Candidate,
+        by_us: bool,
+    ) -> Step<WriteOutcome> {
         let holders = head.shards;
-        if head.verdict == Verdict::Settled && holders.count() >= self.needed() {
+        let settled = head.verdict == Verdict::Settled;
+        if by_us && settled && holders.count() >= self.needed() {
             let (version, operation) = (self.version, head.entry.operation);
             self.settlement = Some(Settlement { version, operation, holders });
             return self.end(AcceptRound::default(), Ok(Written { entry: head.entry }));
+        }
+        if !by_us {
+            head.entry.order = ballot;
+            self.own_ballots.push(ballot);
         }
         self.adopt(round, ballot, head)
     }

@@ -1,0 +1,94 @@
+//! Planted bugs: each undoes one rule of the protocol in the model's own layer, around the real
+//! decisions and machines. The model must find every one of them.
+
+use super::config::Faults;
+
+/// A rule undone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Bug {
+    /// Success is answered at W - 1 accepts.
+    EarlyAck,
+    /// Success is answered at `A_v - 1` holders: no spare shard.
+    ThinAck,
+    /// A restarted drive forgets its promises.
+    VolatilePromises,
+    /// Adoption keeps the old ballot.
+    AdoptOldBallot,
+    /// After a mix of accepts and refusals a blind write is simply written again.
+    RetryAfterRefusal,
+    /// Holders under different ballots are counted together as settled.
+    SettledAcrossBallots,
+    /// A failed condition is answered without sealing the traces of its own Accept.
+    NoSeal,
+    /// A replaced drive does not raise the set epoch.
+    NoSetEpoch,
+    /// A rebuilding drive's empty answers count.
+    RebuildingCounts,
+    /// A replaced drive collects no floor.
+    NoFloor,
+    /// Drives remember no operations, and say so with certainty.
+    NoMemory,
+    /// A restarted drive answers "no" instead of "unknown" from its empty memory.
+    RestartSaysNo,
+    /// A silent drive is taken for an empty one.
+    SilenceAsAbsence,
+    /// Drives accept below the highest accepted ballot.
+    AcceptBelowHighest,
+    /// Readers take an open head for absent instead of resolving it.
+    SkipOpen,
+    /// Adoption gives the version a new place among the key's versions.
+    AdoptionReorders,
+    /// A settle drops what lies below even if too few drives hold the settled entry.
+    ThinSettle,
+    /// Tombstones are purged although a drive does not hold them.
+    EarlyPurge,
+    /// A condition is decided on an open head that was not adopted first.
+    DecideOnOpen,
+}
+
+impl Bug {
+    /// All of them, with the name on the command line and what it breaks.
+    pub const ALL: [(Self, &'static str, &'static str); 19] = [
+        (Self::EarlyAck, "early-ack", "success answered at W - 1 accepts"),
+        (Self::ThinAck, "thin-ack", "success answered at A_v - 1 holders"),
+        (Self::VolatilePromises, "volatile-promises", "promises are lost in a restart"),
+        (Self::AdoptOldBallot, "adopt-old-ballot", "adoption under the entry's old ballot"),
+        (Self::RetryAfterRefusal, "retry-after-refusal", "written again after a partial refusal"),
+        (Self::SettledAcrossBallots, "settled-across-ballots", "holders added up across ballots"),
+        (Self::NoSeal, "no-seal", "a failed condition leaves its own traces open"),
+        (Self::NoSetEpoch, "no-set-epoch", "a replaced drive raises no set epoch"),
+        (Self::RebuildingCounts, "rebuilding-counts", "a rebuilding drive counts as absent"),
+        (Self::NoFloor, "no-floor", "a replaced drive collects no floor"),
+        (Self::NoMemory, "no-memory", "drives do not remember operations"),
+        (Self::RestartSaysNo, "restart-says-no", "a restarted drive says no, not unknown"),
+        (Self::SilenceAsAbsence, "silence-as-absence", "a silent drive counts as an empty one"),
+        (Self::AcceptBelowHighest, "accept-below-highest", "older ballots are accepted"),
+        (Self::SkipOpen, "skip-open", "a read skips an open head"),
+        (Self::AdoptionReorders, "adoption-reorders", "adoption changes the order of versions"),
+        (Self::ThinSettle, "thin-settle", "a settle below A_v drops older entries"),
+        (Self::EarlyPurge, "early-purge", "a tombstone is purged before all hold it"),
+        (Self::DecideOnOpen, "decide-on-open", "a condition rests on an open head"),
+    ];
+
+    /// The bug of a name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(_, known, _)| *known == name).map(|(bug, ..)| *bug)
+    }
+
+    /// The kind of faults that it takes to show, when one kind alone shows it: the search for a planted
+    /// bug looks there only.
+    pub fn needs(self) -> Option<Faults> {
+        match self {
+            Self::NoSetEpoch | Self::NoFloor | Self::RebuildingCounts | Self::ThinSettle => {
+                Some(Faults::Wipe)
+            }
+            Self::VolatilePromises | Self::RestartSaysNo => Some(Faults::Restarts),
+            _ => None,
+        }
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(bug, ..)| *bug == self).map_or("unknown", |(_, name, _)| name)
+    }
+}

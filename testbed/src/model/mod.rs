@@ -1,0 +1,151 @@
+//! The model checker of the register protocol (PROTOCOL.md section 10): real drives' decisions and
+//! real coordinators over a simulated network, with a checker of what clients were told.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`config`] | what a run is made of |
+//! | [`world`] | the state of a run and what its events do |
+//! | [`drive`] | a drive: the real decisions on the real state |
+//! | [`task`], [`actors`], [`coordinate`] | coordinators: the real machines, driven |
+//! | [`walk`] | random walks and the quiet end of a run |
+//! | [`history`] | what clients were told, and whether it is linearizable |
+//! | [`bugs`] | planted bugs |
+
+mod actors;
+mod bugs;
+mod config;
+mod coordinate;
+mod drive;
+mod history;
+mod rng;
+mod task;
+mod walk;
+mod world;
+
+use std::time::{Duration, Instant};
+
+use bugs::Bug;
+
+/// Checks the register protocol by random walks: exit code 1 when a property does not hold.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Plant a bug by name and look whether it is found; `list` names them.
+    #[arg(long)]
+    bug: Option<String>,
+    /// How long to walk.
+    #[arg(long, default_value_t = 20)]
+    seconds: u64,
+    /// The first seed.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Run this seed alone and print its trace.
+    #[arg(long)]
+    replay: Option<u64>,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command; true when nothing was violated.
+pub fn command(args: &Args) -> anyhow::Result<bool> {
+    if args.bug.as_deref() == Some("list") {
+        for (_, name, what) in Bug::ALL {
+            println!("{name:24} {what}");
+        }
+        return Ok(true);
+    }
+    let bug = match &args.bug {
+        None => None,
+        Some(name) => Some(Bug::named(name).ok_or_else(|| {
+            anyhow::anyhow!("no planted bug is called {name}; `--bug list` names them")
+        })?),
+    };
+    if let Some(seed) = args.replay {
+        let report = walk::run(seed, bug, true);
+        for line in &report.trace {
+            println!("{line}");
+        }
+        return Ok(report.violation.is_none());
+    }
+    let result = search(bug, args.seed, Duration::from_secs(args.seconds));
+    result.print(args.json, bug)?;
+    Ok(result.violations.is_empty())
+}
+
+/// A seed that broke a property.
+#[derive(serde::Serialize)]
+struct Violation {
+    seed: u64,
+    config: String,
+    property: String,
+}
+
+/// What a search came to.
+#[derive(serde::Serialize)]
+struct SearchResult {
+    runs: u64,
+    events: u64,
+    /// Runs that lost more than is promised and were not judged.
+    excused: u64,
+    seconds: f64,
+    violations: Vec<Violation>,
+    configs: std::collections::BTreeMap<String, u64>,
+}
+
+/// Walks from `seed` on until time is over or a run breaks a property.
+fn search(bug: Option<Bug>, seed: u64, time: Duration) -> SearchResult {
+    let start = Instant::now();
+    let mut result = SearchResult {
+        runs: 0,
+        events: 0,
+        excused: 0,
+        seconds: 0.0,
+        violations: Vec::new(),
+        configs: std::collections::BTreeMap::new(),
+    };
+    let mut counts = vec![0_u64; config::COUNT as usize];
+    let needs = bug.and_then(Bug::needs);
+    let fits = |seed: &u64| needs.is_none_or(|faults| config::has(walk::config_of(*seed), faults));
+    for seed in (seed..).filter(fits) {
+        let report = walk::run(seed, bug, false);
+        result.runs += 1;
+        result.events += u64::from(report.events);
+        result.excused += u64::from(report.excused);
+        counts[walk::config_of(seed) as usize] += 1;
+        if let Some(property) = report.violation {
+            let config = config::name(walk::config_of(seed));
+            result.violations.push(Violation { seed, config, property });
+            break;
+        }
+        if start.elapsed() >= time {
+            break;
+        }
+    }
+    result.seconds = start.elapsed().as_secs_f64();
+    let named = counts.into_iter().enumerate();
+    result.configs = named.map(|(index, count)| (config::name(index as u64), count)).collect();
+    result
+}
+
+impl SearchResult {
+    fn print(&self, json: bool, bug: Option<Bug>) -> anyhow::Result<()> {
+        if json {
+            println!("{}", serde_json::to_string_pretty(self)?);
+            return Ok(());
+        }
+        let planted = bug.map_or(String::new(), |bug| format!(" with {} planted", bug.name()));
+        println!(
+            "{} runs, {} events in {:.1} s{planted}: {} violations",
+            self.runs,
+            self.events,
+            self.seconds,
+            self.violations.len()
+        );
+        for violation in &self.violations {
+            println!("seed {} ({}): {}", violation.seed, violation.config, violation.property);
+            let with = bug.map_or(String::new(), |bug| format!(" --bug {}", bug.name()));
+            println!("replay: testbed model{with} --replay {}", violation.seed);
+        }
+        Ok(())
+    }
+}
