@@ -21,6 +21,8 @@ mod exhaustive;
 mod history;
 mod rng;
 mod task;
+#[cfg(test)]
+mod tests;
 mod walk;
 mod world;
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use holdfast_register::{Answer, Command, HolderMask, Judgement, Reply, Round, Settlement, judge};
+use holdfast_register::{Answer, Command, HolderMask, Reply, Round, Settlement};
 use holdfast_types::{Ballot, HybridTime, OperationId, Quorum, SetEpoch, VersionId};
 
 use super::{
@@ -344,14 +344,12 @@ impl World {
     /// Whether the loss of a drive is within what is promised: a version that was read but never
     /// acknowledged may have no spare shard yet (PROTOCOL.md section 1 promises none).
     pub fn may_wipe(&self, drive: u8) -> bool {
-        let answers = self.all_answers();
-        self.versions().into_iter().all(|version| {
-            let Judgement::Found(head) = judge(self.quorum, &answers, version) else { return true };
-            let id = head.entry.operation.0.wrapping_sub(1) as usize;
+        let held = self.drives[usize::from(drive)].state.registers.values();
+        held.flat_map(|register| &register.entries).all(|held| {
+            let id = held.entry.operation.0.wrapping_sub(1) as usize;
             let acknowledged = self.history.ops.get(id).is_some_and(|op| op.told == Told::Done);
-            let left = self.whole(head.entry.operation).without(drive).count();
-            let short = left < head.entry.data_shards();
-            acknowledged || !short || !self.read.contains(&id)
+            let left = self.whole(held.entry.operation).without(drive).count();
+            acknowledged || left >= held.entry.data_shards() || !self.read.contains(&id)
         })
     }
 
