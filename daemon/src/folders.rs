@@ -7,7 +7,7 @@ use std::{
     fs,
     os::unix::fs::{DirBuilderExt, MetadataExt},
     path::Path,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use bytes::Bytes;
@@ -37,6 +37,9 @@ pub struct Folders {
     paths: Vec<String>,
     clock: Arc<dyn Clock>,
     options: DriveOptions,
+    /// Held while folders are changed: the first node's call and this node's own start may both
+    /// complete a formatting, and a drive must not be formatted under one that is opened.
+    changing: Mutex<()>,
 }
 
 impl Folders {
@@ -60,7 +63,7 @@ impl Folders {
             // A folder that cannot be made shows as unusable when it is surveyed.
             let _ = fs::DirBuilder::new().recursive(true).mode(0o750).create(path);
         }
-        Ok(Self { paths, clock, options: DriveOptions::default() })
+        Ok(Self { paths, clock, options: DriveOptions::default(), changing: Mutex::default() })
     }
 
     /// The folders' paths.
@@ -82,6 +85,7 @@ impl Folders {
     /// # Errors
     /// What is in the way; nothing is formatted.
     pub fn propose(&self, document: &Document) -> Result<(), String> {
+        let _alone = self.alone();
         for surveyed in self.survey() {
             match surveyed.found {
                 Found::Blank | Found::Proposed(_) => {}
@@ -104,6 +108,7 @@ impl Folders {
     /// # Errors
     /// When a folder cannot be formatted; the others are all the same.
     pub fn commit(&self, document: &Document, me: NodeIndex) -> Result<(), String> {
+        let _alone = self.alone();
         let mut failed = Vec::new();
         for surveyed in self.survey() {
             let done = match &surveyed.found {
@@ -116,6 +121,11 @@ impl Folders {
             failed.extend(done.err());
         }
         if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
+    }
+
+    /// The lock guards no value that a panic could leave half changed.
+    fn alone(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// 1. The drive's files and, last, its identity: a crash before leaves a proposal, which is taken
@@ -255,6 +265,22 @@ mod tests {
         let refused = folders.propose(&document).expect_err("formatted already");
         assert!(refused.contains("formatted already"), "{refused}");
         assert_eq!(found(&folders), formatted);
+    }
+
+    /// Goal: a peer's call and one's own start may complete a formatting at the same time. Method: many
+    /// threads commit at once; each drive is formatted by one of them, and none fails.
+    #[test]
+    fn concurrent_commits_format_once() {
+        let (_dir, folders, document) = rig();
+        folders.propose(&document).expect("kept");
+        std::thread::scope(|scope| {
+            let commit = || folders.commit(&document, NodeIndex(0));
+            let all: Vec<_> = (0..8).map(|_| scope.spawn(commit)).collect();
+            for one in all {
+                assert_eq!(one.join().expect("no panic"), Ok(()));
+            }
+        });
+        assert!(found(&folders).iter().all(|found| matches!(found, Found::Formatted { .. })));
     }
 
     /// Goal: a crash between the steps of one drive is completed. Method: its layout named as the crash
