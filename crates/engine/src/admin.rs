@@ -1,15 +1,18 @@
 //! What operators see: the cluster with its drives, and where an object lies. Asked afresh each time,
 //! and answered however ill the cluster is.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use futures::{StreamExt, future::join_all, stream};
 use holdfast_drive::api::{DriveFacts, DriveReply, DriveRequest, DriveResult};
-use holdfast_register::{KeyView, ShardStatus};
+use holdfast_register::{Candidate, KeyView, ShardStatus};
 use holdfast_types::{
-    BucketStamp, ClusterId, DriveId, DriveState, Geometry, NodeIndex, OperationId, RegisterKey,
-    SetEpoch, SetIndex, VersionId,
+    BucketStamp, DriveId, DriveState, EntryKind, ErrorClass, Geometry, NodeIndex, OperationId,
+    RegisterKey, VersionId,
+    view::{
+        ClusterView, DriveView, NodeView, ObjectView, PoolView, SetView, ShardState, ShardView,
+    },
 };
-use serde::Serialize;
 
 use crate::{
     engine::Engine,
@@ -17,186 +20,65 @@ use crate::{
     object::check_key,
     read::{Question, check_scope},
     round::Calls,
-    set::{SetHandle, describe},
-    workers::WorkerStatus,
+    set::{Route, SetHandle, SetShared, describe},
+    staged::rides_inline,
+    stream::{Target, open_blocks},
 };
 
 /// An operator waits this long for a node; a healthy one answers in milliseconds.
 const FACTS_WAIT: Duration = Duration::from_secs(3);
 
-/// The cluster.
-#[derive(Clone, Debug, Serialize)]
-pub struct ClusterView {
-    /// Its id.
-    pub cluster: ClusterId,
-    /// Generation of its layout.
-    pub generation: u32,
-    /// Its nodes, by index.
-    pub nodes: Vec<NodeView>,
-    /// Its pools, by index.
-    pub pools: Vec<PoolView>,
-    /// Its drives, set by set.
-    pub drives: Vec<DriveView>,
-    /// Background workers of the node that answered.
-    pub workers: Vec<WorkerStatus>,
-}
+/// Parts of one object whose shards are looked for: each costs a read of one block a drive.
+const PARTS_PROBED_MAX: usize = 64;
 
-/// A node.
-#[derive(Clone, Debug, Serialize)]
-pub struct NodeView {
-    /// Its URL.
-    pub url: String,
-    /// Whether any of its drives was heard of.
-    pub online: bool,
-    /// Drives it has.
-    pub drives: usize,
-}
+/// Shards looked for at once.
+const PROBES: usize = 16;
 
-/// A pool.
-#[derive(Clone, Debug, Serialize)]
-pub struct PoolView {
-    /// Its share of new keys.
-    pub weight: u64,
-    /// Bytes of its drives that were heard of.
-    pub capacity_bytes: u64,
-    /// Bytes its drives can still store.
-    pub free_bytes: u64,
-    /// Live bytes of shards.
-    pub used_bytes: u64,
-    /// Its sets.
-    pub sets: Vec<SetView>,
-}
-
-/// An erasure set.
-#[derive(Clone, Debug, Serialize)]
-pub struct SetView {
-    /// Its index over all pools.
-    pub index: SetIndex,
-    /// Its membership epoch.
-    pub epoch: SetEpoch,
-    /// Drives it has.
-    pub size: u8,
-    /// Data shards of a version at full width.
-    pub data_shards: u8,
-    /// Drives a write needs.
-    pub write_quorum: u8,
-    /// Drives a read asks.
-    pub read_quorum: u8,
-    /// Drives that serve.
-    pub serving: u8,
-    /// Repair records on its drives: versions that are not at full width, counted once a holder.
-    pub repairs: u64,
-    /// Drives that may fail in addition before objects at full width cannot be read.
-    pub survives_for_reads: u8,
-    /// Drives that may fail in addition before writes stop.
-    pub survives_for_writes: u8,
-}
-
-/// A drive.
-#[derive(Clone, Debug, Serialize)]
-pub struct DriveView {
-    /// Its identity.
-    pub drive: DriveId,
-    /// The URL of its node.
-    pub node: String,
-    /// Its path there.
-    pub path: String,
-    /// The set it is in.
-    pub set: SetIndex,
-    /// Its state.
-    pub state: DriveState,
-    /// One line of cause and cure when it does not serve.
-    pub reason: String,
-    /// Bytes of its file system.
-    pub capacity_bytes: u64,
-    /// Bytes it can still store.
-    pub free_bytes: u64,
-    /// Live bytes of shards.
-    pub used_bytes: u64,
-    /// Registers held.
-    pub registers: u64,
-    /// Repair records held.
-    pub repairs: u64,
-    /// How often it was opened.
-    pub open_count: u64,
-    /// fdatasyncs since it was opened.
-    pub syncs: u64,
-}
-
-/// Where an object lies.
-#[derive(Clone, Debug, Serialize)]
-pub struct Located {
-    /// The set.
-    pub set: SetIndex,
-    /// The version.
-    pub version: String,
-    /// The operation that wrote it.
-    pub operation: OperationId,
-    /// Bytes of the body.
-    pub size: u64,
-    /// Data shards needed; 0 for an entry without data of its own.
-    pub data_shards: u8,
-    /// Shards there are.
-    pub total_shards: u8,
-    /// Bytes of a full block.
-    pub block_bytes: u32,
-    /// Parts it is made of.
-    pub parts: usize,
-    /// Each shard.
-    pub shards: Vec<LocatedShard>,
-}
-
-/// One shard of an object.
-#[derive(Clone, Debug, Serialize)]
-pub struct LocatedShard {
-    /// Its index.
-    pub shard: u8,
-    /// Its drive.
-    pub drive: DriveId,
-    /// The URL of the drive's node.
-    pub node: String,
-    /// The drive's path there.
-    pub path: String,
-    /// `present`, `missing` (the entry is held without its shard), `absent` (the entry is not held) or
-    /// `unreachable`.
-    pub state: &'static str,
-}
+type Facts = BTreeMap<DriveId, Result<DriveFacts, String>>;
 
 impl Engine {
     /// The cluster as it stands now.
     pub async fn cluster_view(&self) -> ClusterView {
-        let answers = self.facts().await;
-        let drives: Vec<DriveView> = self.sets.iter().flat_map(|s| views(s, &answers)).collect();
-        let node = |(index, spec): (usize, &holdfast_placement::NodeSpec)| {
-            let at = |slot: &&holdfast_placement::DriveSlot| slot.node.get() == index;
-            let slots: Vec<_> = self.layout.sets().flat_map(|set| &set.drives).filter(at).collect();
-            let online = slots.iter().any(|slot| matches!(answers.get(&slot.drive), Some(Ok(_))));
-            NodeView { url: spec.url.clone(), online, drives: slots.len() }
-        };
-        let pool = |pool: &holdfast_placement::Pool| {
-            let sets: Vec<SetIndex> = pool.sets.iter().map(|set| set.index).collect();
-            let of = drives.iter().filter(|drive| sets.contains(&drive.set));
-            let sum = |part: fn(&DriveView) -> u64| of.clone().map(part).sum();
-            PoolView {
-                weight: pool.weight,
-                capacity_bytes: sum(|drive| drive.capacity_bytes),
-                free_bytes: sum(|drive| drive.free_bytes),
-                used_bytes: sum(|drive| drive.used_bytes),
-                sets: sets.iter().map(|set| set_view(&self.sets[set.get()], &drives)).collect(),
+        let facts = self.facts().await;
+        let drives: Vec<DriveView> =
+            self.sets.iter().flat_map(|s| drive_views(s, &facts)).collect();
+        let (mut sets, mut pools) = (Vec::new(), Vec::new());
+        for (index, pool) in self.layout.pools.iter().enumerate() {
+            let mut view = PoolView { index: index as u32, ..PoolView::default() };
+            for set in &pool.sets {
+                let mine = drives.iter().filter(|drive| drive.set == u32::from(set.index.0));
+                view.sets += 1;
+                view.drives += set.drives.len() as u32;
+                view.capacity_bytes += mine.clone().map(|drive| drive.capacity_bytes).sum::<u64>();
+                view.used_bytes += mine.clone().map(|drive| drive.used_bytes).sum::<u64>();
+                let serving = mine.filter(|drive| drive.state.serves()).count();
+                sets.push(set_view(&self.sets[set.index.get()], index as u32, serving as u8));
             }
-        };
+            pools.push(view);
+        }
         ClusterView {
-            cluster: self.layout.cluster,
-            generation: self.layout.generation,
-            nodes: self.layout.nodes.iter().enumerate().map(node).collect(),
-            pools: self.layout.pools.iter().map(pool).collect(),
-            workers: self.workers(),
+            cluster: self.layout.cluster.to_string(),
+            layout_generation: self.layout.generation,
+            nodes: self.node_views(&facts),
+            pools,
+            sets,
             drives,
         }
     }
 
+    fn node_views(&self, facts: &Facts) -> Vec<NodeView> {
+        let view = |(index, spec): (usize, &holdfast_placement::NodeSpec)| {
+            let slots = self.layout.sets().flat_map(|set| &set.drives);
+            let mine: Vec<_> = slots.filter(|slot| slot.node.get() == index).collect();
+            let answers = mine.iter().any(|slot| matches!(facts.get(&slot.drive), Some(Ok(_))));
+            let (node, drives) = (spec.url.clone(), mine.len() as u32);
+            NodeView { index: index as u32, node, answers, drives }
+        };
+        self.layout.nodes.iter().enumerate().map(view).collect()
+    }
+
     /// What every drive says of itself, one message a node.
-    async fn facts(&self) -> BTreeMap<DriveId, Result<DriveFacts, String>> {
+    async fn facts(&self) -> Facts {
         let mut by_node: BTreeMap<NodeIndex, Vec<DriveId>> = BTreeMap::new();
         for slot in self.layout.sets().flat_map(|set| &set.drives) {
             by_node.entry(slot.node).or_default().push(slot.drive);
@@ -212,55 +94,150 @@ impl Engine {
                 drives.into_iter().map(each).collect::<Vec<_>>()
             }
         });
-        futures::future::join_all(calls).await.into_iter().flatten().collect()
+        join_all(calls).await.into_iter().flatten().collect()
     }
 
     /// Where an object's current version lies.
     ///
     /// # Errors
     /// [`StoreError::NoSuchBucket`], [`StoreError::NoSuchKey`], [`StoreError::BelowQuorum`].
-    pub async fn locate(&self, bucket: &str, key: &[u8]) -> Result<Located, StoreError> {
+    pub async fn locate(&self, bucket: &str, key: &[u8]) -> Result<ObjectView, StoreError> {
         check_key(key)?;
-        self.with_bucket(bucket, |stamp| self.locate_under(stamp, key)).await
+        let work = |stamp| self.locate_under(stamp, bucket, key);
+        self.with_bucket(bucket, work).await
     }
 
-    async fn locate_under(&self, stamp: BucketStamp, key: &[u8]) -> Result<Located, StoreError> {
-        let key = RegisterKey::object(stamp.id, key.to_vec());
+    async fn locate_under(
+        &self,
+        stamp: BucketStamp,
+        bucket: &str,
+        name: &[u8],
+    ) -> Result<ObjectView, StoreError> {
+        let key = RegisterKey::object(stamp.id, name.to_vec());
         let set = self.set_for(&key);
         let found = set.read(stamp, &key, None).await?;
-        let live = found.filter(|c| c.entry.kind == holdfast_types::EntryKind::Put);
+        let live = found.filter(|c| c.entry.kind == EntryKind::Put);
         let candidate = live.ok_or(StoreError::NoSuchKey { delete_marker: false })?;
-        let shared = &set.shared;
-        let route = shared.route(&key)?;
+        let route = set.shared.route(&key)?;
+        let shards = if candidate.entry.parts.is_empty() {
+            set.shared.own_shards(stamp, &route, &candidate).await?
+        } else {
+            set.shared.part_shards(stamp, &route, &candidate).await
+        };
+        let part = candidate.entry.parts.first().map(|part| part.geometry);
+        let shape = part.unwrap_or(candidate.entry.geometry);
+        Ok(ObjectView {
+            bucket: bucket.to_owned(),
+            key: String::from_utf8_lossy(name).into_owned(),
+            set: set.shared.index.0.into(),
+            size: candidate.entry.body_len(),
+            data_shards: shape.data_shards.into(),
+            parity_shards: (shape.total_shards - shape.data_shards).into(),
+            block_bytes: shape.block_bytes,
+            shards,
+        })
+    }
+}
+
+impl SetShared {
+    /// The shards of an entry's own data, as its drives tell.
+    async fn own_shards(
+        self: &Arc<Self>,
+        stamp: BucketStamp,
+        route: &Route,
+        candidate: &Candidate,
+    ) -> Result<Vec<ShardView>, StoreError> {
         let version = Some(candidate.version);
         let question = Question { scope: stamp, route: route.clone(), version, inline: false };
         let mut calls = Calls::default();
-        let all = (0..shared.n()).map(|shard| (shard, question.request(shared)));
-        shared.send(&route, 0, all.collect(), &mut calls);
+        let all = (0..self.n()).map(|shard| (shard, question.request(self)));
+        self.send(route, 0, all.collect(), &mut calls);
         let mut shards = Vec::new();
         for (shard, result) in calls.all().await {
             if let Err(error) = &result {
                 check_scope(error)?;
             }
-            let slot = &shared.slots[route.slots[usize::from(shard)]];
-            let state = shard_state(&result, candidate.version, candidate.entry.operation);
-            let node = self.layout.nodes[slot.node.get()].url.clone();
-            let (drive, path) = (slot.drive, slot.path.clone());
-            shards.push(LocatedShard { shard, drive, node, path, state });
+            let state = state_of(&result, candidate.version, candidate.entry.operation);
+            shards.push(self.shard_view(route, shard, None, &candidate.entry.geometry, state));
         }
-        shards.sort_by_key(|shard| shard.shard);
-        let Geometry { data_shards, total_shards, block_bytes, .. } = candidate.entry.geometry;
-        Ok(Located {
-            set: shared.index,
-            version: candidate.version.to_string(),
-            operation: candidate.entry.operation,
-            size: candidate.entry.body_len(),
-            data_shards,
-            total_shards,
-            block_bytes,
-            parts: candidate.entry.parts.len(),
-            shards,
-        })
+        shards.sort_by_key(|view| view.shard);
+        Ok(shards)
+    }
+
+    /// The shards of the parts an object is made of, by reading the first block of each.
+    async fn part_shards(
+        self: &Arc<Self>,
+        stamp: BucketStamp,
+        route: &Route,
+        candidate: &Candidate,
+    ) -> Vec<ShardView> {
+        let all = candidate.entry.parts.iter().enumerate();
+        let each = all.flat_map(|part| (0..self.n()).map(move |shard| (part, shard)));
+        let probes = each.map(|((at, part), shard)| {
+            let target = Target {
+                set: self.clone(),
+                route: route.clone(),
+                scope: stamp,
+                operation: part.operation,
+                geometry: part.geometry,
+                last: 0,
+            };
+            async move {
+                let state = if at < PARTS_PROBED_MAX {
+                    probe(&target, shard).await
+                } else {
+                    ShardState::Unknown
+                };
+                target.set.shard_view(
+                    &target.route,
+                    shard,
+                    Some(part.number),
+                    &part.geometry,
+                    state,
+                )
+            }
+        });
+        stream::iter(probes.collect::<Vec<_>>()).buffered(PROBES).collect().await
+    }
+
+    fn shard_view(
+        &self,
+        route: &Route,
+        shard: u8,
+        part: Option<u16>,
+        geometry: &Geometry,
+        state: ShardState,
+    ) -> ShardView {
+        let slot = route.slots[usize::from(shard)];
+        let place = match state {
+            ShardState::Present if !geometry.has_data() => "",
+            ShardState::Present if rides_inline(geometry) => "inline",
+            ShardState::Present => "volume",
+            ShardState::Missing | ShardState::Unknown => "",
+        };
+        ShardView {
+            shard: shard.into(),
+            part: part.map(u32::from),
+            node: self.node_of(slot).name().to_owned(),
+            drive: self.slots[slot].drive.to_string(),
+            path: self.slots[slot].path.clone(),
+            place: place.to_owned(),
+            state,
+        }
+    }
+}
+
+/// Whether the first block of a shard can be read.
+async fn probe(target: &Target, shard: u8) -> ShardState {
+    let first = async { open_blocks(target, shard, 0, 1).await?.next().await.transpose() };
+    match tokio::time::timeout(FACTS_WAIT, first).await {
+        Ok(Ok(Some(_))) => ShardState::Present,
+        Ok(Ok(None)) => ShardState::Missing,
+        Ok(Err(error)) => match error.class() {
+            ErrorClass::NotFound | ErrorClass::Damaged => ShardState::Missing,
+            _ => ShardState::Unknown,
+        },
+        Err(_) => ShardState::Unknown,
     }
 }
 
@@ -274,76 +251,49 @@ fn facts_of(answer: Option<DriveResult>) -> Result<DriveFacts, String> {
 }
 
 /// A set's drives with what they said of themselves; one that said nothing is offline.
-fn views(
-    set: &SetHandle,
-    answers: &BTreeMap<DriveId, Result<DriveFacts, String>>,
-) -> Vec<DriveView> {
+fn drive_views(set: &SetHandle, facts: &Facts) -> Vec<DriveView> {
     let shared = &set.shared;
     let view = |slot: &crate::set::Slot| {
-        let silent = Err("no answer from its node".to_owned());
-        let facts = answers.get(&slot.drive).cloned().unwrap_or(silent);
-        let facts = facts.unwrap_or_else(|reason| DriveFacts {
-            drive: slot.drive,
-            path: slot.path.clone(),
-            state: DriveState::Offline,
-            reason,
-            capacity_bytes: 0,
-            free_bytes: 0,
-            used_bytes: 0,
-            registers: 0,
-            repairs: 0,
-            open_count: 0,
-            syncs: 0,
-        });
+        let said = facts.get(&slot.drive);
+        let heard = said.and_then(|facts| facts.as_ref().ok());
+        let why = said.and_then(|facts| facts.as_ref().err().cloned()).unwrap_or_default();
         DriveView {
-            drive: slot.drive,
             node: shared.nodes[slot.node.get()].name().to_owned(),
+            drive: slot.drive.to_string(),
             path: slot.path.clone(),
-            set: shared.index,
-            state: facts.state,
-            reason: facts.reason,
-            capacity_bytes: facts.capacity_bytes,
-            free_bytes: facts.free_bytes,
-            used_bytes: facts.used_bytes,
-            registers: facts.registers,
-            repairs: facts.repairs,
-            open_count: facts.open_count,
-            syncs: facts.syncs,
+            state: heard.map_or(DriveState::Offline, |facts| facts.state),
+            set: shared.index.0.into(),
+            capacity_bytes: heard.map_or(0, |facts| facts.capacity_bytes),
+            used_bytes: heard.map_or(0, |facts| facts.used_bytes),
+            detail: heard.map_or(why, |facts| facts.reason.clone()),
         }
     };
     shared.slots.iter().map(view).collect()
 }
 
-fn set_view(set: &SetHandle, drives: &[DriveView]) -> SetView {
+fn set_view(set: &SetHandle, pool: u32, serving: u8) -> SetView {
     let quorum = set.quorum();
-    let mine = drives.iter().filter(|drive| drive.set == set.index());
-    let serving = mine.clone().filter(|drive| drive.state.serves()).count() as u8;
-    let away = quorum.n() - serving.min(quorum.n());
+    let away = quorum.n().saturating_sub(serving);
     SetView {
-        index: set.index(),
-        epoch: set.shared.epoch,
-        size: quorum.n(),
-        data_shards: quorum.data(),
-        write_quorum: quorum.write(),
-        read_quorum: quorum.read(),
-        serving,
-        repairs: mine.map(|drive| drive.repairs).sum(),
-        survives_for_reads: quorum.parity().saturating_sub(away),
-        survives_for_writes: quorum.away().saturating_sub(away),
+        set: set.index().0.into(),
+        pool,
+        drives: quorum.n().into(),
+        drives_serving: serving.into(),
+        write_failures_left: quorum.away().checked_sub(away).map(u32::from),
+        read_failures_left: quorum.parity().checked_sub(away).map(u32::from),
     }
 }
 
-fn shard_state(result: &DriveResult, version: VersionId, operation: OperationId) -> &'static str {
+fn state_of(result: &DriveResult, version: VersionId, operation: OperationId) -> ShardState {
     let held = |view: &KeyView| {
         let register = view.registers.get(&version)?;
         register.of_operation(operation).map(|held| held.shard)
     };
     match result {
         Ok(DriveReply::View { view, .. }) => match held(view) {
-            Some(ShardStatus::Missing) => "missing",
-            Some(_) => "present",
-            None => "absent",
+            Some(ShardStatus::Present | ShardStatus::NoData) => ShardState::Present,
+            Some(ShardStatus::Missing) | None => ShardState::Missing,
         },
-        _ => "unreachable",
+        _ => ShardState::Unknown,
     }
 }

@@ -4,7 +4,7 @@
 mod drive;
 mod node;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{Stream, stream};
@@ -23,6 +23,7 @@ use crate::{
     engine::{Engine, EngineConfig},
     error::StoreError,
     knobs::Knobs,
+    task,
 };
 
 /// A clock that follows tokio's, paused or not, from a fixed date on.
@@ -35,7 +36,7 @@ const EPOCH_MICROS: u64 = 1_767_225_600_000_000;
 
 impl Default for TokioClock {
     fn default() -> Self {
-        Self { start: tokio::time::Instant::now() }
+        Self { start: task::after(Duration::ZERO) }
     }
 }
 
