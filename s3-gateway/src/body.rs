@@ -19,7 +19,7 @@ use crate::{
     hash::HashLane,
 };
 
-/// The engine's view of a request body. INV-GATE-VERIFY: the stream ends without an error only when
+/// The engine's view of a request body. INV-GATE-1: the stream ends without an error only when
 /// length, Content-MD5 and checksum are the announced ones.
 pub(crate) struct UploadBody {
     source: StreamingBlob,

@@ -17,8 +17,9 @@ use crate::{
     up::wait_ready,
 };
 
-/// The folder of the sled index below a drive's path.
-const INDEX_FOLDER: &str = "index";
+/// Sled's files below a drive's path. The certificate beside them is left alone: what the drive must
+/// notice is an index that is certified and wrong.
+const INDEX_FOLDER: &str = "index/sled";
 
 /// How long a node may take to do as it was told.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -279,8 +280,13 @@ mod tests {
         let drive = &cluster.nodes[1].drives[0];
         let error = fault(dir, Fault::ScribbleIndex { node: 2, drive: 1 }).expect_err("no index");
         assert!(format!("{error:#}").contains("no index"), "{error:#}");
-        fs::create_dir_all(drive.join("index/blobs")).expect("create");
-        let files = [("index/db", 100_000), ("index/blobs/1", 300), ("index/conf", 0), ("log", 50)];
+        fs::create_dir_all(drive.join("index/sled/blobs")).expect("create");
+        let files = [
+            ("index/sled/db", 100_000),
+            ("index/sled/blobs/1", 300),
+            ("index/sled/conf", 0),
+            ("index/certificate", 50),
+        ];
         for (name, len) in files {
             fs::write(drive.join(name), vec![7; len]).expect("write");
         }
@@ -289,7 +295,7 @@ mod tests {
             let bytes = fs::read(drive.join(name)).expect("read");
             assert_eq!(bytes.len(), len);
             let kept = bytes.iter().filter(|byte| **byte == 7).count();
-            let garbage = name.starts_with("index");
+            let garbage = name.starts_with("index/sled");
             assert!(if garbage { kept <= len / 50 } else { kept == len }, "{name}: {kept} kept");
         }
         assert!(fault(dir, Fault::ScribbleIndex { node: 2, drive: 3 }).is_err());

@@ -316,3 +316,22 @@ impl SetHandle {
         }
     }
 }
+
+#[cfg(test)]
+impl Engine {
+    /// Leaves an upload as a process does that dies after step 1, or after step 3 of `written`.
+    pub(crate) async fn freeze_for_tests(
+        &self,
+        at: &UploadAt,
+        operation: OperationId,
+        request: &Bytes,
+        written: Option<&CompleteUpload>,
+    ) {
+        let frozen = self.freeze(at, operation, request).await.expect("the upload is open");
+        let Freeze::Frozen(state) = frozen else { panic!("the upload is open") };
+        if let Some(complete) = written {
+            let written = self.write_completed(at, complete, &state, operation).await;
+            written.expect("the parts make an object");
+        }
+    }
+}

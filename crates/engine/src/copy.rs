@@ -33,6 +33,7 @@ use crate::{
     read::{Found, Question},
     staged::rides_inline,
     task,
+    uploads::check_number,
 };
 
 /// Times a copy onto itself starts again because another write came in between.
@@ -79,6 +80,7 @@ impl Engine {
         source: GetObject,
         put: PutPart,
     ) -> Result<PartInfo, StoreError> {
+        check_number(put.number)?;
         let upload = self.upload_info(&put.bucket, &put.key, put.upload).await?;
         let algorithm = upload.checksum_algorithm.as_deref().and_then(Algorithm::by_name);
         let read = self.read_source(&source).await?;

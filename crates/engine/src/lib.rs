@@ -23,6 +23,7 @@
 //! | `staged` | a draft shaped and encoded for its drives |
 //! | `admission` | bounds on what goes on at once |
 //! | `actor`, `health` | what a set owns: settle batches, the view of its drives |
+//! | [`admin`] | what operators see |
 //! | [`workers`], `heal` | the background: rolling forward, healing, purging |
 //! | `round`, `task` | one message a node; where tasks are started |
 //! | `registry`, `buckets`, [`bucket_record`] | stamps of buckets; their life; what the registry holds |
@@ -35,12 +36,15 @@
 //! | [`checksum`] | S3's additional checksums and entity tags |
 
 mod actor;
+pub mod admin;
 mod admission;
 pub mod api;
 pub mod checksum;
 mod conversation;
 pub mod draft;
 pub mod engine;
+#[cfg(test)]
+mod engine_tests;
 pub mod error;
 mod heal;
 mod health;

@@ -164,9 +164,7 @@ impl Engine {
         put: PutPart,
         body: BoxBody,
     ) -> Result<PartInfo, StoreError> {
-        if put.number == 0 || usize::from(put.number) > limits::PARTS_MAX {
-            return Err(invalid(format!("part number {}; 1 to {}", put.number, limits::PARTS_MAX)));
-        }
+        check_number(put.number)?;
         let operation = self.draw_operation();
         let (key, upload) = (&put.key, put.upload);
         let find = |stamp| async move {
@@ -322,6 +320,14 @@ fn found_part(register: &RegisterKey, candidate: Candidate) -> Result<FoundPart,
     let record =
         PartRecord::from_bytes(&candidate.entry.metadata).map_err(|e| damaged(register, &e))?;
     Ok(FoundPart { number, record, candidate })
+}
+
+/// S3: part numbers are 1 to 10,000.
+pub(crate) fn check_number(number: u16) -> Result<(), StoreError> {
+    if (1..=limits::PARTS_MAX).contains(&usize::from(number)) {
+        return Ok(());
+    }
+    Err(invalid(format!("part number {number}; 1 to {}", limits::PARTS_MAX)))
 }
 
 fn invalid(message: String) -> StoreError {

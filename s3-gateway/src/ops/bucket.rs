@@ -39,7 +39,7 @@ pub(crate) async fn create(
         Err(error) => return Err(s3_error(error)),
     }
     let location = Some(format!("/{}", input.bucket));
-    Ok(S3Response::new(CreateBucketOutput { location, ..Default::default() }))
+    Ok(S3Response::new(CreateBucketOutput { location }))
 }
 
 pub(crate) async fn head(

@@ -38,6 +38,9 @@ impl World {
         let id = self.history.ask(ask);
         let drives = self.known_drives();
         let machine = self.machine_for(id, ask, drives);
+        if self.config.drawn && self.rng.chance(50) {
+            self.clients[client].epoch = self.epoch;
+        }
         let (skew, epoch) = (self.clients[client].skew, self.clients[client].epoch);
         self.say(|| format!("client {client} asks {id}: {ask:?} with {:016b}", drives.up.0));
         self.spawn(Work::Client { client, id }, machine, drives, skew, epoch);
@@ -167,6 +170,7 @@ impl World {
             generation: 0,
             drives,
             epoch,
+            heard: epoch,
             calls: Vec::new(),
             grace: false,
             over: false,

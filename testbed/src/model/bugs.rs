@@ -1,6 +1,8 @@
 //! Planted bugs: each undoes one rule of the protocol in the model's own layer, around the real
 //! decisions and machines. The model must find every one of them.
 
+use super::config::Faults;
+
 /// A rule undone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Bug {
@@ -71,6 +73,18 @@ impl Bug {
     /// The bug of a name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.iter().find(|(_, known, _)| *known == name).map(|(bug, ..)| *bug)
+    }
+
+    /// The kind of faults that it takes to show, when one kind alone shows it: the search for a planted
+    /// bug looks there only.
+    pub fn needs(self) -> Option<Faults> {
+        match self {
+            Self::NoSetEpoch | Self::NoFloor | Self::RebuildingCounts | Self::ThinSettle => {
+                Some(Faults::Wipe)
+            }
+            Self::VolatilePromises | Self::RestartSaysNo => Some(Faults::Restarts),
+            _ => None,
+        }
     }
 
     /// Its name.

@@ -43,6 +43,47 @@ pub struct Budgets {
     pub leaps: u32,
 }
 
+/// How much a run leans to one kind of event or another: walks that all lean the same way miss what
+/// needs three restarts in a row, or one message that is late by a whole rebuild.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct Swarm {
+    /// One in so many calls is slow, both ways; 0 for none.
+    pub slow_every: u64,
+    /// Which ones.
+    pub salt: u64,
+    /// Weights of restarts, wipes and timeouts, over the usual ones.
+    pub restarts: u64,
+    pub wipes: u64,
+    pub timeouts: u64,
+    /// Percent of writes without data.
+    pub empty: u64,
+}
+
+impl Swarm {
+    /// No leaning.
+    pub const EVEN: Self =
+        Self { slow_every: 0, salt: 0, restarts: 1, wipes: 1, timeouts: 1, empty: 0 };
+
+    /// Some leaning.
+    pub fn draw(rng: &mut Rng) -> Self {
+        let mut pick = |from: &[u64]| from[rng.below(from.len() as u64) as usize];
+        Self {
+            slow_every: pick(&[0, 2, 3, 5]),
+            salt: pick(&[1, 2, 3, 5, 7, 11, 13]),
+            restarts: pick(&[1, 1, 6]),
+            wipes: pick(&[1, 4, 16]),
+            timeouts: pick(&[1, 1, 3]),
+            empty: pick(&[0, 30, 100]),
+        }
+    }
+
+    /// Whether a task's calls to a drive are slow.
+    pub fn is_slow(&self, task: u32, drive: u8) -> bool {
+        let mixed = (u64::from(task) * 31 + u64::from(drive) * 17 + self.salt) * 0x9e37_79b9;
+        self.slow_every > 0 && (mixed >> 7).is_multiple_of(self.slow_every)
+    }
+}
+
 /// A configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
@@ -64,6 +105,11 @@ const FAULTS: [(Faults, &str); 4] = [
 
 /// Configurations there are: 3 set sizes, 2 kinds of bucket, 4 kinds of faults.
 pub const COUNT: u64 = 24;
+
+/// Whether configuration `index` has faults of a kind.
+pub fn has(index: u64, faults: Faults) -> bool {
+    FAULTS[(index / 6 % 4) as usize].0 == faults
+}
 
 /// The name of configuration `index` (of [`COUNT`]).
 pub fn name(index: u64) -> String {
@@ -99,6 +145,24 @@ impl Config {
 /// Two blind writers, a deleter, a conditional writer, two readers; some of them absent.
 fn draw_scripts(versioned: bool, rng: &mut Rng) -> Vec<Vec<Plan>> {
     let mut scripts = Vec::new();
+    if rng.chance(30) {
+        // A nearly idle key: nothing but what is late disturbs what is late.
+        let one = |rng: &mut Rng| match rng.below(4) {
+            0 => Plan::Create,
+            1 => {
+                if versioned {
+                    Plan::DeleteVersion
+                } else {
+                    Plan::Delete
+                }
+            }
+            _ => Plan::Put,
+        };
+        let writers = 1 + rng.below(2);
+        scripts.extend((0..writers).map(|_| vec![one(rng)]));
+        scripts.push(vec![Plan::Get; 1 + rng.below(2) as usize]);
+        return scripts;
+    }
     for _ in 0..2 {
         scripts.push(vec![Plan::Put; 1 + rng.below(2) as usize]);
     }

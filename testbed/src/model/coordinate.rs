@@ -51,10 +51,14 @@ impl World {
     }
 
     fn draw(&mut self, at: usize, above: Ballot) -> Ballot {
+        // All commands under a ballot carry the epoch known when it was drawn: a promise of an older
+        // epoch must not back an Accept of a newer one.
         let task = &mut self.tasks[at];
-        if let Work::Client { client, .. } = task.work {
-            task.epoch = task.epoch.max(self.clients[client].epoch);
-        }
+        let heard = match task.work {
+            Work::Client { client, .. } => self.clients[client].epoch,
+            _ => task.heard,
+        };
+        task.epoch = task.epoch.max(heard);
         let wall = self.now_micros.saturating_add_signed(task.skew);
         let time = HybridTime::from_micros(wall).max(above.time.tick());
         Ballot { generation: 1, time, writer: WriterId(u128::from(task.id)) }
@@ -78,7 +82,7 @@ impl World {
         };
         for (drive, command) in commands {
             self.tasks[at].calls.push((round, drive));
-            let request = self.request(&self.tasks[at].machine, command);
+            let request = self.request(&self.tasks[at], command);
             if let Some(request) = request {
                 self.post(drive, epoch, request, Some((id, generation, round)));
             }
@@ -90,6 +94,10 @@ impl World {
         let Work::Client { id, .. } = self.tasks[at].work else { return Step::Wait };
         let value = current.as_ref().and_then(value_of);
         self.tasks[at].saw = value;
+        if let Some(value) = value {
+            self.read.insert(value);
+            self.excuse(value);
+        }
         let ask = self.history.ops[id].ask;
         let holds = match ask {
             Ask::Create => value.is_none(),
@@ -123,7 +131,7 @@ impl World {
                     let known = &mut self.clients[client].epoch;
                     *known = (*known).max(current);
                 }
-                _ => self.tasks[at].epoch = self.tasks[at].epoch.max(current),
+                _ => self.tasks[at].heard = self.tasks[at].heard.max(current),
             }
         }
         if matches!(reply, Reply::Accepted(shard) if shard != holdfast_register::ShardStatus::Missing)
@@ -206,6 +214,10 @@ impl World {
 
     fn end_client(&mut self, at: usize, id: Id, ended: Ended) {
         let told = match ended {
+            Ended::Write(Err(Failure::Unknown { .. })) if self.bug == Some(Bug::ThinSettle) => {
+                self.thin_settle(at, id);
+                Told::Open
+            }
             Ended::Write(outcome) => write_told(outcome.map(|_| Told::Done)),
             Ended::Decide(Ok(Decided::Kept)) => Told::Kept(self.tasks[at].saw),
             Ended::Decide(outcome) => write_told(outcome.map(|_| Told::Done)),
@@ -213,10 +225,7 @@ impl World {
                 Told::Value(self.below(at, &head))
             }
             Ended::Read(Ok(Seen::Open(_))) => return self.resolve(at, id),
-            Ended::Read(Ok(Seen::Found(head))) => {
-                self.thin_settle(at, head.as_ref());
-                Told::Value(head.as_ref().and_then(value_of))
-            }
+            Ended::Read(Ok(Seen::Found(head))) => Told::Value(head.as_ref().and_then(value_of)),
             Ended::Resolve(Ok(head)) => match self.resolved(at, id, head) {
                 Some(told) => told,
                 None => return,
@@ -237,6 +246,7 @@ impl World {
         self.tasks[at].over = true;
         self.clients[client].busy = false;
         self.history.tell(id, told);
+        self.note_acknowledged(id, told);
         self.say(|| format!("client {client} is told {id}: {told:?}"));
         if let Told::Value(Some(value)) | Told::Kept(Some(value)) = told {
             self.read.insert(value);
@@ -244,16 +254,42 @@ impl World {
         }
     }
 
+    fn note_acknowledged(&mut self, id: Id, told: Told) {
+        let operation = super::actors::operation_of(id);
+        let version = match self.history.ops[id].ask {
+            Ask::DeleteVersion(gone) => self.version_of(gone),
+            Ask::Delete => holdfast_types::VersionId::NULL,
+            _ => self.version_of(id),
+        };
+        if let (Told::Done, Some(ballot)) = (told, self.highest_of(operation)) {
+            let highest = self.acknowledged.entry(version).or_default();
+            *highest = (ballot, operation).max(*highest);
+        }
+    }
+
     /// What heads its register must be readable. (What was overtaken meanwhile may be gone: readers
     /// pin the bytes and start over when they come too late.)
     fn check_shards(&mut self, value: Id) {
         let operation = super::actors::operation_of(value);
+        self.excuse(value);
         let judgement = judge(self.quorum, &self.all_answers(), self.version_of(value));
         let Judgement::Found(head) = judgement else { return };
         let (need, have) = (head.entry.data_shards(), self.whole(operation).count());
-        if head.entry.operation == operation && have < need {
+        if head.entry.operation == operation && have < need && !self.excused {
             self.violate(format!("{value} was read, but {have} of its {need} shards are left"));
         }
+    }
+
+    /// A version that was never acknowledged has no spare shard by promise: when a drive was replaced
+    /// while a client read it, its loss is beyond what the store stands for, and the run is not judged.
+    fn excuse(&mut self, value: Id) {
+        let operation = super::actors::operation_of(value);
+        let held = self.drives.iter().flat_map(|drive| drive.state.registers.values());
+        let need = held.filter_map(|r| r.of_operation(operation)).next();
+        let need = need.map_or(1, |held| held.entry.data_shards());
+        let replaced = self.drives.iter().any(|drive| drive.identity > 0);
+        let acknowledged = self.history.ops[value].told == Told::Done;
+        self.excused |= replaced && !acknowledged && self.whole(operation).count() < need;
     }
 
     /// A reader goes on: it resolves what is open.
@@ -298,11 +334,14 @@ impl World {
         }
     }
 
-    /// A settle that names too few holders (a planted bug sends it).
-    fn thin_settle(&mut self, at: usize, head: Option<&Candidate>) {
-        let Some(head) = head.filter(|_| self.bug == Some(Bug::ThinSettle)) else { return };
-        let (version, operation) = (head.version, head.entry.operation);
-        let settlement = Settlement { version, operation, holders: head.shards };
+    /// A settle of what was chosen on too few drives (a planted bug sends it).
+    fn thin_settle(&mut self, at: usize, id: Id) {
+        let holders = self.tasks[at].whole;
+        if self.tasks[at].needed == 0 || holders.count() < self.quorum.write() {
+            return;
+        }
+        let operation = super::actors::operation_of(id);
+        let settlement = Settlement { version: self.version_of(id), operation, holders };
         let epoch = self.tasks[at].epoch;
         self.send_settle(settlement, epoch);
     }

@@ -106,6 +106,8 @@ pub struct Task {
     pub drives: Drives,
     /// The set epoch of all commands under the current ballot.
     pub epoch: SetEpoch,
+    /// The newest set epoch it was told of (clients keep their own).
+    pub heard: SetEpoch,
     /// Calls without a reply: round and drive.
     pub calls: Vec<(Round, u8)>,
     pub grace: bool,

@@ -1,15 +1,13 @@
 //! The state of a run and what its events do.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use holdfast_register::{
-    Answer, Command, HolderMask, Judgement, Reply, Round, Settlement, Verdict, judge,
-};
-use holdfast_types::{HybridTime, OperationId, Quorum, SetEpoch, VersionId};
+use holdfast_register::{Answer, Command, HolderMask, Judgement, Reply, Round, Settlement, judge};
+use holdfast_types::{Ballot, HybridTime, OperationId, Quorum, SetEpoch, VersionId};
 
 use super::{
     bugs::Bug,
-    config::{Budgets, Config, Plan},
+    config::{Budgets, Config, Plan, Swarm},
     drive::{Request, SimDrive, Stage},
     history::{History, Id, Told},
     rng::Rng,
@@ -81,8 +79,13 @@ pub struct World {
     pub epoch: SetEpoch,
     /// Read by a client, though perhaps never acknowledged.
     pub read: BTreeSet<Id>,
+    /// What was acknowledged for a register under the highest ballot.
+    pub acknowledged: BTreeMap<VersionId, (Ballot, OperationId)>,
+    pub swarm: Swarm,
     pub next_task: u32,
     pub violation: Option<String>,
+    /// Lost more than is promised: not judged.
+    pub excused: bool,
     pub trace: Option<Vec<String>>,
 }
 
@@ -92,6 +95,7 @@ const START_MICROS: u64 = 100_000_000;
 impl World {
     /// A fresh set and idle clients.
     pub fn new(config: Config, bug: Option<Bug>, mut rng: Rng) -> Self {
+        let swarm = if config.drawn { Swarm::draw(&mut rng) } else { Swarm::EVEN };
         let mut clients = Vec::new();
         for script in config.scripts.clone() {
             let skew = if config.drawn { rng.below(6_000_000) as i64 - 3_000_000 } else { 0 };
@@ -110,8 +114,11 @@ impl World {
             budgets: config.budgets,
             epoch: SetEpoch(0),
             read: BTreeSet::new(),
+            acknowledged: BTreeMap::new(),
+            swarm,
             next_task: 0,
             violation: None,
+            excused: false,
             trace: None,
             config,
         }
@@ -132,7 +139,11 @@ impl World {
 
     /// Lets an event happen.
     pub fn apply(&mut self, event: Event) {
-        self.now_micros += 1_000;
+        // Without draws time is a matter of operations begun, so that different orders of the same
+        // events meet in one state.
+        if self.config.drawn || matches!(event, Event::Start(_)) {
+            self.now_micros += 1_000;
+        }
         let now = HybridTime::from_micros(self.now_micros);
         for drive in &mut self.drives {
             drive.facts.now = now;
@@ -202,6 +213,7 @@ impl World {
                     self.epoch.0 += 1;
                 }
                 self.drives[usize::from(drive)].wipe(self.epoch, self.bug);
+                self.check_durable();
             }
             Event::Collect(new, from) => self.collect(new, from),
             Event::Rebuild(drive) => self.start_rebuild(drive),
@@ -218,11 +230,15 @@ impl World {
                 if !target.up || target.identity != identity {
                     return;
                 }
+                let settles = matches!(request, Request::Settle { .. });
                 let asked = self.trace.is_some().then(|| format!("{request:?}"));
                 let reply = target.handle(request, epoch, quorum, bug);
                 if let Some(asked) = asked {
                     let short = summary(&reply);
                     self.say(|| format!("drive {drive} <- {from:?} {asked} -> {short}"));
+                }
+                if settles {
+                    self.check_durable();
                 }
                 if let Some((task, generation, round)) = from {
                     self.net.push(Message::Reply { task, generation, round, drive, reply });
@@ -259,6 +275,7 @@ impl World {
         }
         let heads = self.drives.iter().filter_map(|d| d.state.registers.get(&version)?.head());
         let Some(ballot) = heads.map(|held| held.entry.ballot).max() else { return };
+        self.acknowledged.remove(&version);
         for drive in 0..self.quorum.n() {
             self.post(drive, self.epoch, Request::Purge { version, ballot }, None);
         }
@@ -334,8 +351,23 @@ impl World {
             let acknowledged = self.history.ops.get(id).is_some_and(|op| op.told == Told::Done);
             let left = self.whole(head.entry.operation).without(drive).count();
             let short = left < head.entry.data_shards();
-            acknowledged || !short || (head.verdict == Verdict::Open && !self.read.contains(&id))
+            acknowledged || !short || !self.read.contains(&id)
         })
+    }
+
+    /// What was acknowledged, or something newer, can be restored from the shards there are.
+    fn check_durable(&mut self) {
+        for (version, (ballot, operation)) in self.acknowledged.clone() {
+            let held = self.drives.iter().filter_map(|d| d.state.registers.get(&version));
+            let entries = held.flat_map(|register| &register.entries);
+            let safe = entries.map(|held| &held.entry).any(|entry| {
+                (entry.ballot >= ballot || entry.operation == operation)
+                    && self.whole(entry.operation).count() >= entry.data_shards()
+            });
+            if !safe {
+                self.violate(format!("what {version} held acknowledged has too few shards left"));
+            }
+        }
     }
 
     /// Whether the clients are through with their scripts.
@@ -358,11 +390,12 @@ impl World {
     }
 
     /// Turns a machine's command into a drive's request.
-    pub fn request(&self, machine: &AnyMachine, command: Command) -> Option<Request> {
+    pub fn request(&self, task: &Task, command: Command) -> Option<Request> {
         match command {
             Command::Prepare { .. }
                 if self.bug == Some(Bug::AdoptOldBallot)
-                    && matches!(machine, AnyMachine::Resolve(_)) =>
+                    && matches!(task.work, Work::Client { .. })
+                    && matches!(task.machine, AnyMachine::Resolve(_)) =>
             {
                 Some(Request::Read)
             }
@@ -374,7 +407,9 @@ impl World {
                 if restored && up.count() < usize::from(entry.data_shards()) {
                     return None;
                 }
-                if adoption && self.bug == Some(Bug::AdoptOldBallot) {
+                let resolves = matches!(task.machine, AnyMachine::Resolve(_));
+                let client = matches!(task.work, Work::Client { .. });
+                if self.bug == Some(Bug::AdoptOldBallot) && adoption && resolves && client {
                     entry.ballot = self.highest_of(entry.operation).unwrap_or(entry.ballot);
                 }
                 if adoption && self.bug == Some(Bug::AdoptionReorders) {
@@ -386,7 +421,7 @@ impl World {
     }
 
     /// The highest ballot under which any drive holds an operation.
-    pub fn highest_of(&self, operation: OperationId) -> Option<holdfast_types::Ballot> {
+    pub fn highest_of(&self, operation: OperationId) -> Option<Ballot> {
         let registers = self.drives.iter().flat_map(|drive| drive.state.registers.values());
         registers.filter_map(|r| r.of_operation(operation)).map(|held| held.entry.ballot).max()
     }

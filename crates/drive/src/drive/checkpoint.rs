@@ -211,6 +211,9 @@ fn item(key: &bytes::Bytes, slot: &Slot, lsn: Lsn) -> RunItem {
 }
 
 impl Drive {
+    /// The name of the job that writes a checkpoint, for a shutdown that does this alone.
+    pub const CHECKPOINT_JOB: &'static str = "checkpoint";
+
     /// Sets the overlay aside to become a run. Nothing happens while one is under way. Called when
     /// it is due; tests and shutdowns may call it any time.
     pub fn begin_checkpoint(&mut self) {
@@ -333,7 +336,7 @@ impl Background {
     fn next_job(&mut self) -> Option<BackgroundJob> {
         let store = self.store();
         if let Some(frozen) = self.ready.take() {
-            return Some(job("checkpoint", move || Done::Stored(store.write(frozen))));
+            return Some(job(Drive::CHECKPOINT_JOB, move || Done::Stored(store.write(frozen))));
         }
         if !self.index_opened {
             let reach = self.last.runs.iter().map(|run| run.lsn_max).max().unwrap_or_default();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use holdfast_types::ErrorClass;
 
 use crate::{
-    disk::{DiskError, DiskErrorKind, DiskFile},
+    disk::{DiskError, DiskErrorKind, DiskFile, Space},
     log::segment::create_segment,
 };
 
@@ -20,6 +20,7 @@ pub(super) struct Jobs {
     segment_coming: bool,
     volume_coming: bool,
     pub compacting: bool,
+    space_coming: bool,
     /// Space was asked for at this time on the monotonic clock.
     space_asked_at: u64,
 }
@@ -46,6 +47,7 @@ pub struct JobOutcome(Done);
 pub(super) enum Done {
     Segment { id: u32, bytes: u64, created: Result<Arc<dyn DiskFile>, DiskError> },
     Volume(Result<(), DiskError>),
+    Space(Result<Space, DiskError>),
     Stored(Stored),
     IndexOpened,
     Rebuilt,
@@ -70,8 +72,7 @@ impl Drive {
         self.volatile.forget(self.now());
         self.expire_pins();
         self.uploads.expire(self.clock.monotonic_micros());
-        self.ask_space();
-        let mut jobs = Vec::new();
+        let mut jobs: Vec<_> = self.space_job().into_iter().collect();
         if self.gate.fenced().is_none() {
             self.recycle_segments();
             jobs.extend(self.state_jobs());
@@ -95,6 +96,11 @@ impl Drive {
                 self.jobs.volume_coming = false;
                 self.noted(created);
             }
+            Done::Space(space) => {
+                self.jobs.space_coming = false;
+                // What was known stands: a device that cannot tell fails its writes, too.
+                self.space = space.unwrap_or(self.space);
+            }
             Done::Stored(stored) => self.stored(stored),
             Done::IndexOpened => self.index_opened(),
             Done::Rebuilt => self.index_rebuilt(),
@@ -116,14 +122,18 @@ impl Drive {
         }
     }
 
-    fn ask_space(&mut self) {
+    /// Asks for the file system's space. Not here: on a hung device even that hangs, and the thread
+    /// of a tick serves other drives, too (INV-ACTOR-1).
+    fn space_job(&mut self) -> Option<BackgroundJob> {
         let now = self.clock.monotonic_micros();
-        if now.saturating_sub(self.jobs.space_asked_at) >= SPACE_MICROS
-            && let Ok(space) = self.disk.space()
-        {
-            self.space = space;
-            self.jobs.space_asked_at = now;
+        let is_due = now.saturating_sub(self.jobs.space_asked_at) >= SPACE_MICROS;
+        if self.jobs.space_coming || !is_due {
+            return None;
         }
+        self.jobs.space_coming = true;
+        self.jobs.space_asked_at = now;
+        let disk = self.disk.clone();
+        Some(job("ask for space", move || Done::Space(disk.space())))
     }
 
     fn segment_job(&mut self) -> Option<BackgroundJob> {

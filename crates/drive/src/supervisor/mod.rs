@@ -62,6 +62,9 @@ pub struct NodeLimits {
     pub io_threads: usize,
     /// Jobs that wait for each drive and priority.
     pub io_depth: usize,
+    /// How long a drive's sled may make no progress before it is set aside; without it drives on real
+    /// file systems keep no index, and their runs alone answer.
+    pub index_patience: Option<Duration>,
 }
 
 impl Default for NodeLimits {
@@ -74,6 +77,7 @@ impl Default for NodeLimits {
             bulk_bytes: 512 << 20,
             io_threads: 4,
             io_depth: 4096,
+            index_patience: Some(Duration::from_secs(30)),
         }
     }
 }

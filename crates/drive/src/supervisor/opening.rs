@@ -16,6 +16,7 @@ use crate::{
     disk::{Disk, DiskError},
     drive::{Drive, DriveOptions},
     identity::Identity,
+    meta_index::IndexBackend,
 };
 
 /// Opens the device of a seat.
@@ -68,13 +69,23 @@ impl Opening {
         if let Some(found) = Identity::load(&*disk).map_err(|e| refuse(&e))? {
             self.claim(found.drive)?;
         }
-        let options =
-            DriveOptions { cluster: Some(self.config.cluster), ..self.config.options.clone() };
+        let options = self.options(&*disk);
         let clock = self.config.clock.clone();
         let drive = Drive::open(disk, options, clock).map_err(|e| refuse(&e))?;
         let limits = &self.config.limits;
         DriveParts::start(drive, limits.io_threads, limits.io_depth, self.report.clone())
             .map_err(|e| refuse(&format_args!("open drive {path}: no threads: {e}")))
+    }
+
+    /// The options of this drive: its cluster, and sled where there is a file system for it.
+    fn options(&self, disk: &dyn Disk) -> DriveOptions {
+        let mut options = self.config.options.clone();
+        options.cluster = Some(self.config.cluster);
+        let sled = disk.local_path().zip(self.config.limits.index_patience);
+        if let (IndexBackend::Off, Some((root, patience))) = (&options.index, sled) {
+            options.index = IndexBackend::Sled { root: root.to_owned(), patience };
+        }
+        options
     }
 
     /// Checks that the drive belongs here and nowhere else on this node.

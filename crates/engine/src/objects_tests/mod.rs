@@ -2,17 +2,23 @@
 
 mod buckets;
 mod bulk;
+mod copy;
 mod list;
+mod multipart;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::StreamExt;
 use holdfast_types::{EntryKind, RegisterKey, VersionId};
 
 use crate::{
     Data, Draft, Engine, Knobs, ObjectMeta, StoreError,
-    checksum::hex,
-    testing::{Cluster, MemoryNode, cluster},
+    api::{
+        Body, BodyDigest, BoxBody, GetObject, ObjectAttributes, ObjectInfo, ObjectStore, PutObject,
+    },
+    checksum::{Digester, hex},
+    testing::{Cluster, MemoryNode, cluster, pattern},
 };
 
 /// Knobs without background workers.
@@ -80,4 +86,64 @@ async fn exists(engine: &Engine, bucket: &str, key: &str) -> bool {
 /// Makes every drive of a node unreachable, or reachable again.
 fn down(node: &MemoryNode, down: bool) {
     node.set_all_down(down);
+}
+
+/// Bytes on their way in, with a digest as the gateway computes it.
+struct Sent {
+    bytes: Option<Bytes>,
+    digester: Option<Digester>,
+}
+
+impl futures::Stream for Sent {
+    type Item = Result<Bytes, StoreError>;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        let chunk = self.bytes.take();
+        if let (Some(chunk), Some(digester)) = (&chunk, &mut self.digester) {
+            digester.update(chunk);
+        }
+        std::task::Poll::Ready(chunk.map(Ok))
+    }
+}
+
+impl Body for Sent {
+    fn digest(&mut self) -> BodyDigest {
+        self.digester.take().expect("asked once").finish()
+    }
+}
+
+fn body(bytes: Bytes) -> BoxBody {
+    Box::pin(Sent { bytes: Some(bytes), digester: Some(Digester::new(None)) })
+}
+
+/// Puts an object the way clients do.
+async fn put_object(
+    engine: &Engine,
+    key: &str,
+    bytes: Bytes,
+    attributes: Option<ObjectAttributes>,
+) -> Result<ObjectInfo, StoreError> {
+    let put = PutObject {
+        bucket: "b".to_owned(),
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        attributes: attributes.unwrap_or_default(),
+        length: Some(bytes.len() as u64),
+        ..PutObject::default()
+    };
+    engine.put_object(put, body(bytes)).await
+}
+
+/// All bytes of an object of bucket `b`.
+async fn read_whole(engine: &Engine, key: &str) -> Vec<u8> {
+    let key = Bytes::copy_from_slice(key.as_bytes());
+    let get = GetObject { bucket: "b".to_owned(), key, ..GetObject::default() };
+    let mut read = engine.get_object(get).await.expect("it is there");
+    let mut bytes = Vec::new();
+    while let Some(chunk) = read.body.next().await {
+        bytes.extend_from_slice(&chunk.expect("verified"));
+    }
+    bytes
 }
