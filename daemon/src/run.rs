@@ -305,10 +305,10 @@ impl Process {
         if let Err(error) = running.listener.await {
             tracing::warn!("end listener: {error}");
         }
-        if let Some(drives) = running.drives {
-            if !drives.shutdown(CLOSE_PATIENCE).await {
-                tracing::warn!("some drives did not close in time; what they acknowledged is safe");
-            }
+        if let Some(drives) = running.drives
+            && !drives.shutdown(CLOSE_PATIENCE).await
+        {
+            tracing::warn!("some drives did not close in time; what they acknowledged is safe");
         }
         tracing::info!("stopped");
     }
