@@ -271,7 +271,8 @@ impl Process {
             knobs: Knobs::default(),
         });
         let root = RootCredentials::new(self.root.user.as_str(), self.root.password.as_str());
-        let config = GatewayConfig::new(root, self.clock.clone(), self.random.clone());
+        let mut config = GatewayConfig::new(root, self.clock.clone(), self.random.clone());
+        config.admin = Some(engine.clone());
         front.install(service(engine, config));
     }
 
