@@ -50,6 +50,14 @@ impl Candidate {
         let verdict = Verdict::Open;
         Self { version, entry, holders: none, shards: none, flagged: false, verdict }
     }
+
+    /// Whether success may rest on it: it is settled, and it was or is held by `A_v` drives. What was
+    /// chosen by fewer may still be lost with one drive, and with it what it replaced.
+    #[must_use]
+    pub fn is_firm(&self, quorum: Quorum) -> bool {
+        let need = quorum.acknowledged(self.entry.data_shards());
+        self.verdict == Verdict::Settled && (self.flagged || self.shards.count() >= need)
+    }
 }
 
 /// The conclusion for one register.
