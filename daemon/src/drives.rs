@@ -58,13 +58,13 @@ fn device(path: String) -> DiskFactory {
 /// one's path is itself wherever it is.
 fn expected(layout: &Layout, me: NodeIndex, surveyed: &Surveyed) -> Option<DriveId> {
     let mine = || layout.sets().flat_map(|set| &set.drives).filter(|slot| slot.node == me);
-    if let Found::Formatted { drive, .. } = &surveyed.found {
-        if let Some(slot) = mine().find(|slot| slot.drive == *drive) {
-            if slot.path != surveyed.path {
-                tracing::info!(%drive, "drive moved from {} to {}", slot.path, surveyed.path);
-            }
-            return Some(*drive);
+    if let Found::Formatted { drive, .. } = &surveyed.found
+        && let Some(slot) = mine().find(|slot| slot.drive == *drive)
+    {
+        if slot.path != surveyed.path {
+            tracing::info!(%drive, "drive moved from {} to {}", slot.path, surveyed.path);
         }
+        return Some(*drive);
     }
     mine().find(|slot| slot.path == surveyed.path).map(|slot| slot.drive)
 }

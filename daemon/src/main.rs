@@ -1,6 +1,6 @@
 //! `holdfastd`: the process of a node or a gateway.
 
-use std::{collections::HashMap, process::ExitCode};
+use std::{collections::HashMap, io::IsTerminal, process::ExitCode};
 
 use clap::Parser;
 use holdfast_daemon::{
@@ -15,7 +15,12 @@ use tracing_subscriber::EnvFilter;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_env("HOLDFAST_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(colours)
+        .with_writer(std::io::stderr)
+        .init();
     match start(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

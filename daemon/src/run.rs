@@ -271,7 +271,8 @@ impl Process {
             knobs: Knobs::default(),
         });
         let root = RootCredentials::new(self.root.user.as_str(), self.root.password.as_str());
-        let config = GatewayConfig::new(root, self.clock.clone(), self.random.clone());
+        let mut config = GatewayConfig::new(root, self.clock.clone(), self.random.clone());
+        config.admin = Some(engine.clone());
         front.install(service(engine, config));
     }
 
@@ -305,10 +306,10 @@ impl Process {
         if let Err(error) = running.listener.await {
             tracing::warn!("end listener: {error}");
         }
-        if let Some(drives) = running.drives {
-            if !drives.shutdown(CLOSE_PATIENCE).await {
-                tracing::warn!("some drives did not close in time; what they acknowledged is safe");
-            }
+        if let Some(drives) = running.drives
+            && !drives.shutdown(CLOSE_PATIENCE).await
+        {
+            tracing::warn!("some drives did not close in time; what they acknowledged is safe");
         }
         tracing::info!("stopped");
     }

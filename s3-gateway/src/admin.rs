@@ -12,7 +12,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use holdfast_engine::StoreError;
+use holdfast_engine::{Engine, StoreError};
 use holdfast_types::view::{ClusterView, ObjectView};
 use http::{Extensions, HeaderMap, HeaderValue, Method, Uri, header};
 use s3s::{Body, S3Request, S3Response, S3Result, route::S3Route};
@@ -28,7 +28,7 @@ pub(crate) const BUCKET: &str = "_admin";
 /// What administrative paths begin with.
 pub const PREFIX: &str = "/_admin/";
 
-/// Who knows the cluster. The daemon wires the engine to it.
+/// Who knows the cluster: the engine, or a double in tests.
 #[async_trait]
 pub trait AdminView: Send + Sync + 'static {
     /// Everything. Answers however ill the cluster is.
@@ -36,6 +36,17 @@ pub trait AdminView: Send + Sync + 'static {
 
     /// Where the latest version of an object lies.
     async fn locate(&self, bucket: &str, key: &[u8]) -> Result<ObjectView, StoreError>;
+}
+
+#[async_trait]
+impl AdminView for Engine {
+    async fn cluster(&self) -> ClusterView {
+        self.cluster_view().await
+    }
+
+    async fn locate(&self, bucket: &str, key: &[u8]) -> Result<ObjectView, StoreError> {
+        Self::locate(self, bucket, key).await
+    }
 }
 
 /// The way in from s3s, which has checked the signature.

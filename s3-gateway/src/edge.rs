@@ -34,7 +34,7 @@ const UNROUTED: [&str; 8] = [
 ];
 
 /// Checks a request's head, and moves what a presigned URL carries in its query to the headers.
-pub(crate) fn check(parts: &mut Parts) -> S3Result<()> {
+pub(crate) fn check(parts: &mut Parts, owner: &str) -> S3Result<()> {
     let query: Vec<(Cow<'_, str>, Cow<'_, str>)> = pairs(parts.uri.query().unwrap_or_default());
     refuse_form(parts)?;
     let signed = signed_headers(&parts.headers, &query)?;
@@ -42,6 +42,7 @@ pub(crate) fn check(parts: &mut Parts) -> S3Result<()> {
     refuse_unrouted(&parts.method, &query)?;
     let hoisted = hoisted(&parts.headers, &query)?;
     parts.headers.extend(hoisted);
+    refuse_other_owners(&parts.headers, owner)?;
     refuse_unsupported(&parts.headers)
 }
 
@@ -173,10 +174,26 @@ fn refuse_unrouted(method: &Method, query: &[(Cow<'_, str>, Cow<'_, str>)]) -> S
     if *method == Method::OPTIONS {
         return Err(not_implemented("cross-origin resource sharing"));
     }
+    // Ceph's extension; listing in order obeys it, but nothing rolls up without order.
+    if value(query, "allow-unordered") == Some("true") && value(query, "delimiter").is_some() {
+        let message = "allow-unordered and delimiter cannot be used together";
+        return Err(invalid("InvalidArgument", message));
+    }
     match query.iter().find(|(name, _)| UNROUTED.contains(&name.as_ref())) {
         Some((name, _)) => Err(not_implemented(&format!("subresource {name}"))),
         None => Ok(()),
     }
+}
+
+/// A client that names the owner it expects wants to be refused when there is another one.
+fn refuse_other_owners(headers: &HeaderMap, owner: &str) -> S3Result<()> {
+    let names = ["x-amz-expected-bucket-owner", "x-amz-source-expected-bucket-owner"];
+    let expected = names.iter().filter_map(|name| headers.get(*name));
+    if expected.into_iter().all(|expected| expected.as_bytes() == owner.as_bytes()) {
+        return Ok(());
+    }
+    let message = format!("the bucket's owner is not the expected one: here it is {owner}");
+    Err(coded("AccessDenied", StatusCode::FORBIDDEN, message))
 }
 
 /// SDKs hoist `x-amz-*` headers into the query of a presigned URL, where the signature covers them.

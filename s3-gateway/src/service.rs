@@ -48,6 +48,7 @@ struct Inner {
     s3: S3Service,
     admission: Arc<Semaphore>,
     random: Arc<dyn Random>,
+    owner: String,
 }
 
 /// Serves `store` as S3.
@@ -56,6 +57,7 @@ pub fn service(store: Arc<dyn ObjectStore>, config: GatewayConfig) -> GatewaySer
     let mut bounds = S3Config::default();
     bounds.xml_max_body_size = XML_BYTES_MAX;
     bounds.presigned_url_max_skew_time_secs = CLOCK_SKEW_SECONDS_MAX;
+    let owner = config.owner.id.clone();
     let mut builder =
         S3ServiceBuilder::new(Gateway { store, region: config.region, owner: config.owner });
     builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(bounds))));
@@ -67,6 +69,7 @@ pub fn service(store: Arc<dyn ObjectStore>, config: GatewayConfig) -> GatewaySer
         s3: builder.build(),
         admission: Arc::new(Semaphore::new(config.requests_max)),
         random: config.random,
+        owner,
     };
     GatewayService { inner: Arc::new(inner) }
 }
@@ -100,7 +103,9 @@ impl GatewayService {
         {
             return response::of_error(error);
         }
-        let body = match edge::check(&mut parts).and_then(|()| guarded(&parts, body, &refusal)) {
+        let body = match edge::check(&mut parts, &self.inner.owner)
+            .and_then(|()| guarded(&parts, body, &refusal))
+        {
             Ok(body) => body,
             Err(error) => return response::of_error(error),
         };

@@ -209,6 +209,14 @@ async fn what_is_not_there_says_so() {
 }
 
 #[tokio::test]
+async fn expected_owners_are_compared() {
+    let harness = Harness::with_bucket().await;
+    let expect = |owner| Call::new("GET", "/bkt").header("x-amz-expected-bucket-owner", owner);
+    expect("root").send(&harness).await.ok();
+    expect("123456789012").send(&harness).await.refused(403, "AccessDenied");
+}
+
+#[tokio::test]
 async fn the_state_of_an_unconfigured_bucket_is_told() {
     let harness = Harness::with_bucket().await;
     let versioning = get(&harness, "/bkt?versioning").await;

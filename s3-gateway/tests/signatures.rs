@@ -17,7 +17,9 @@ async fn signed_requests_pass_and_others_do_not() {
 
     let mut forged = Call::new("GET", "/bkt/k");
     forged.secret_key = "guessed-wrong".to_owned();
-    forged.send(&harness).await.refused(403, "SignatureDoesNotMatch");
+    let forged = forged.send(&harness).await;
+    forged.refused(403, "SignatureDoesNotMatch");
+    assert!(forged.tag("Message").contains("secret key"), "{}", forged.text());
 
     let anonymous = http::Request::get("/bkt/k").header("host", "gateway.test");
     let anonymous = harness.exchange(anonymous.body(Default::default()).unwrap()).await;

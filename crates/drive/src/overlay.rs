@@ -169,13 +169,16 @@ pub struct Layers {
     overlay: Overlay,
     frozen: Option<Arc<Overlay>>,
     base: Arc<dyn Base>,
+    /// While the log is replayed every removal is kept: the index that answers afterwards may be
+    /// ahead of the runs that replay reads from, and hold what was removed since.
+    replaying: bool,
 }
 
 impl Layers {
     /// An empty overlay above `base`.
     #[must_use]
     pub fn new(base: Arc<dyn Base>) -> Self {
-        Self { overlay: Overlay::default(), frozen: None, base }
+        Self { overlay: Overlay::default(), frozen: None, base, replaying: true }
     }
 
     /// The overlay.
@@ -186,7 +189,7 @@ impl Layers {
 
     /// Puts or removes a key. `was_absent` tells that nothing was held for it.
     pub fn put(&mut self, key: Bytes, value: Option<Value>, gate: u64, was_absent: bool) {
-        self.overlay.put(key, value.map(Arc::new), gate, was_absent);
+        self.overlay.put(key, value.map(Arc::new), gate, was_absent && !self.replaying);
     }
 
     /// Sets the overlay aside to be written as a run; changes go to a new one from now on.
@@ -211,9 +214,11 @@ impl Layers {
         self.frozen = None;
     }
 
-    /// Answers come from `base` from now on, which holds the same.
+    /// Replay is over: answers come from `base` from now on, which holds the same or, for keys in the
+    /// overlay, what came later.
     pub fn set_base(&mut self, base: Arc<dyn Base>) {
         self.base = base;
+        self.replaying = false;
     }
 
     /// What is held for a key.

@@ -128,7 +128,7 @@ impl<M: Machine> Conversation<M> {
                 },
                 Step::Grace => {
                     let grace = self.set.knobs.ack_grace;
-                    let at = *self.grace_at.get_or_insert_with(|| Instant::now() + grace);
+                    let at = *self.grace_at.get_or_insert_with(|| task::after(grace));
                     match self.replies.pop_front() {
                         Some((round, shard, reply)) => self.reply(round, shard, reply),
                         None => self.hear(Some(at)).await,
@@ -234,7 +234,7 @@ impl<M: Machine> Conversation<M> {
         let others = self.set.up(&self.route).into_iter().any(|shard| !self.asked.has(shard));
         let patience = self.patience.filter(|_| others);
         let wait = match grace_at {
-            Some(at) => Some(at.saturating_duration_since(Instant::now())),
+            Some(at) => Some(task::until(at)),
             None => patience,
         };
         let heard = match wait {

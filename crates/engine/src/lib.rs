@@ -23,6 +23,7 @@
 //! | `staged` | a draft shaped and encoded for its drives |
 //! | `admission` | bounds on what goes on at once |
 //! | `actor`, `health` | what a set owns: settle batches, the view of its drives |
+//! | [`admin`] | what operators see |
 //! | [`workers`], `heal` | the background: rolling forward, healing, purging |
 //! | `round`, `task` | one message a node; where tasks are started |
 //! | `registry`, `buckets`, [`bucket_record`] | stamps of buckets; their life; what the registry holds |
@@ -35,6 +36,7 @@
 //! | [`checksum`] | S3's additional checksums and entity tags |
 
 mod actor;
+pub mod admin;
 mod admission;
 pub mod api;
 pub mod checksum;

@@ -144,11 +144,9 @@ impl Engine {
             let found = set.shared.look(&question).await?;
             let found = live(found, get.version)?;
             let operation = found.candidate.entry.operation;
-            if let Some((before, error)) = failed.take() {
-                if before == operation {
-                    // Not overwritten: it really cannot be read.
-                    return Err(error);
-                }
+            if let Some((_, error)) = failed.take_if(|(before, _)| *before == operation) {
+                // Not overwritten: it really cannot be read.
+                return Err(error);
             }
             let meta = ObjectMeta::from_bytes(&found.candidate.entry.metadata);
             let meta = meta.map_err(|e| damaged(&e))?;

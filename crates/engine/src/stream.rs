@@ -22,7 +22,7 @@ use holdfast_drive::{
 use holdfast_erasure::{decode_stripe, open_block};
 use holdfast_register::Candidate;
 use holdfast_types::{BucketStamp, ErrorClass, Geometry, OperationId, RegisterKey, ShardIndex};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::sync::mpsc;
 
 use crate::{
     admission::Permit,
@@ -125,7 +125,8 @@ struct Reader {
 impl Reader {
     async fn run(self, sender: StripeSender) {
         self.pin(self.set.knobs.pin_lease).await;
-        let mut renewed = Instant::now();
+        let lease = self.set.knobs.pin_lease;
+        let mut renew_at = task::after(lease / 3);
         'pieces: for piece in &self.pieces {
             let mut body = self.body(piece);
             while let Some(stripe) = body.next_stripe().await {
@@ -133,9 +134,9 @@ impl Reader {
                 if sender.send(stripe).await.is_err() || failed {
                     break 'pieces;
                 }
-                if renewed.elapsed() > self.set.knobs.pin_lease / 3 {
-                    renewed = Instant::now();
-                    self.pin(self.set.knobs.pin_lease).await;
+                if task::until(renew_at).is_zero() {
+                    renew_at = task::after(lease / 3);
+                    self.pin(lease).await;
                 }
             }
         }
@@ -339,7 +340,7 @@ const HEAVY_BYTES: u64 = 256 << 10;
 fn fetch(target: Arc<Target>, source: Source, stripe: u64) -> BoxFuture<'static, Fetched> {
     Box::pin(async move {
         let shard = source.shard;
-        let begun = Instant::now();
+        let begun = target.set.clock.monotonic_micros();
         let idle = target.set.knobs.stream_idle;
         let fetched = tokio::time::timeout(idle, fetch_block(&target, source, stripe)).await;
         let slot = target.route.slots[usize::from(shard)];
@@ -347,7 +348,8 @@ fn fetch(target: Arc<Target>, source: Source, stripe: u64) -> BoxFuture<'static,
             let drive = target.set.slots[slot].drive;
             Err(DriveError::failed(drive, ErrorClass::TimedOut, "no block in time"))
         };
-        (shard, begun.elapsed(), fetched.unwrap_or_else(|_| late()))
+        let took = target.set.clock.monotonic_micros().saturating_sub(begun);
+        (shard, Duration::from_micros(took), fetched.unwrap_or_else(|_| late()))
     })
 }
 

@@ -260,7 +260,7 @@ async fn work(engine: Weak<Engine>, job: Job, node: NodeIndex, every: Duration) 
         tokio::time::sleep(every).await;
         let Some(engine) = engine.upgrade() else { return };
         passes += 1;
-        let sweep = passes % SWEEP_EVERY == 0;
+        let sweep = passes.is_multiple_of(SWEEP_EVERY);
         let report = |state, pass: &Pass, done| {
             let (left, error) = (pass.left, pass.error.clone());
             let status = WorkerStatus { name: job.name(), state, done, left, error };

@@ -308,7 +308,7 @@ impl Conditional {
             Judgement::Found(head) if head.entry.operation == attempt.entry.operation => {
                 self.confirm(round, ballot, head, index, by_us)
             }
-            Judgement::Found(head) if head.verdict == Verdict::Open => {
+            Judgement::Found(head) if !head.is_firm(self.drives.quorum) => {
                 self.attempts[index..].rotate_left(1);
                 self.adopt(round, ballot, head, Then::Written)
             }

@@ -50,6 +50,14 @@ impl Candidate {
         let verdict = Verdict::Open;
         Self { version, entry, holders: none, shards: none, flagged: false, verdict }
     }
+
+    /// Whether success may rest on it: it is settled, and it was or is held by `A_v` drives. What was
+    /// chosen by fewer may still be lost with one drive, and with it what it replaced.
+    #[must_use]
+    pub fn is_firm(&self, quorum: Quorum) -> bool {
+        let need = quorum.acknowledged(self.entry.data_shards());
+        self.verdict == Verdict::Settled && (self.flagged || self.shards.count() >= need)
+    }
 }
 
 /// The conclusion for one register.
@@ -114,7 +122,8 @@ pub fn judge_without(
 
 /// Judges every register of a key that any drive holds and finds the latest: the live one of highest
 /// order (PROTOCOL.md section 2). An open register of higher order comes first, for it must be
-/// resolved before anything below it may be answered.
+/// resolved before anything below it may be answered. When the answers do not show one state of the key
+/// (see `is_one_view`), the head is called open, too: a Prepare makes them.
 #[must_use]
 pub fn judge_latest(quorum: Quorum, answers: &[Answer]) -> Judgement {
     judge_latest_without(quorum, answers, &[])
@@ -131,7 +140,9 @@ pub fn judge_latest_without(
     if versions.is_empty() {
         return judge_without(quorum, answers, VersionId::NULL, ignored);
     }
+    let several = versions.len() > 1;
     let mut best: Option<Candidate> = None;
+    let mut newest: Option<Candidate> = None;
     for version in versions {
         match judge_without(quorum, answers, version, ignored) {
             Judgement::Unknown { have, need } => return Judgement::Unknown { have, need },
@@ -140,13 +151,30 @@ pub fn judge_latest_without(
                 let gone = candidate.verdict == Verdict::Settled
                     && candidate.entry.kind == EntryKind::Tombstone;
                 let above = best.as_ref().is_none_or(|b| candidate.entry.order > b.entry.order);
+                if newest.as_ref().is_none_or(|n| candidate.entry.ballot > n.entry.ballot) {
+                    newest = Some(candidate.clone());
+                }
                 if !gone && above {
                     best = Some(candidate);
                 }
             }
         }
     }
-    best.map_or(Judgement::Absent, Judgement::Found)
+    match newest {
+        Some(newest) if several && !is_one_view(quorum, answers, newest.entry.ballot) => {
+            let head = best.unwrap_or(newest);
+            Judgement::Found(Candidate { verdict: Verdict::Open, ..head })
+        }
+        _ => best.map_or(Judgement::Absent, Judgement::Found),
+    }
+}
+
+/// Whether answers that came at different times show one state of the key: a read quorum of them must
+/// know of `ballot` or bar everything below it. Otherwise one drive shows a version that was adopted
+/// late, and the others answered before they accepted one that outranks it.
+fn is_one_view(quorum: Quorum, answers: &[Answer], ballot: Ballot) -> bool {
+    let knows = |answer: &&Answer| matches!(answer, Answer::View(v) if v.counts && v.highest.max(v.promise) >= ballot);
+    answers.iter().filter(knows).count() >= usize::from(quorum.read())
 }
 
 /// A candidate with its holders under each ballot.

@@ -90,3 +90,6 @@ pub use read::{Read, ReadOutcome, Seen, Target};
 pub use resolve::{Reach, Resolve, ResolveOutcome};
 pub use state::{Held, HolderMask, KeyState, KeyView, RegisterState, Remembered, ShardStatus};
 pub use write::{Blind, WriteOutcome, Written};
+
+#[cfg(test)]
+mod tests;

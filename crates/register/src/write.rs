@@ -219,9 +219,7 @@ impl Blind {
                 }
                 self.confirm(round, ballot, head, by_us)
             }
-            Judgement::Found(head) if head.verdict == Verdict::Open => {
-                self.adopt(round, ballot, head)
-            }
+            Judgement::Found(head) if !head.is_firm(quorum) => self.adopt(round, ballot, head),
             _ => {
                 let entry = self.entry.clone();
                 self.end(AcceptRound::default(), Ok(Written { entry }))

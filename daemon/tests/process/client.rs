@@ -29,8 +29,7 @@ impl Client {
         let (day, time) = (date(seconds), clock(seconds));
         let stamp = format!("{day}T{time}Z");
         let (host, digest) = (self.address.to_string(), hex(&Sha256::digest(body)));
-        let headers =
-            format!("host:{host}\nx-amz-content-sha256:{digest}\nx-amz-date:{stamp}\n");
+        let headers = format!("host:{host}\nx-amz-content-sha256:{digest}\nx-amz-date:{stamp}\n");
         let names = "host;x-amz-content-sha256;x-amz-date";
         let canonical = format!("{method}\n{path}\n\n{headers}\n{names}\n{digest}");
         let scope = format!("{day}/us-east-1/s3/aws4_request");
@@ -76,7 +75,8 @@ fn exchange(address: SocketAddr, head: &str, body: &[u8]) -> (u16, Vec<u8>) {
     let head = String::from_utf8_lossy(&answer[..end]).to_ascii_lowercase();
     let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
     let body = &answer[end + 4..];
-    let body = if head.contains("transfer-encoding: chunked") { unchunk(body) } else { body.into() };
+    let body =
+        if head.contains("transfer-encoding: chunked") { unchunk(body) } else { body.into() };
     (status, body)
 }
 

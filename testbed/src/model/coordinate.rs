@@ -263,7 +263,7 @@ impl World {
         };
         if let (Told::Done, Some(ballot)) = (told, self.highest_of(operation)) {
             let highest = self.acknowledged.entry(version).or_default();
-            *highest = ballot.max(*highest);
+            *highest = (ballot, operation).max(*highest);
         }
     }
 

@@ -7,6 +7,7 @@
 //! | [`world`] | the state of a run and what its events do |
 //! | [`drive`] | a drive: the real decisions on the real state |
 //! | [`task`], [`actors`], [`coordinate`] | coordinators: the real machines, driven |
+//! | [`exhaustive`] | every order of events, for small bounds |
 //! | [`walk`] | random walks and the quiet end of a run |
 //! | [`history`] | what clients were told, and whether it is linearizable |
 //! | [`bugs`] | planted bugs |
@@ -16,9 +17,12 @@ mod bugs;
 mod config;
 mod coordinate;
 mod drive;
+mod exhaustive;
 mod history;
 mod rng;
 mod task;
+#[cfg(test)]
+mod tests;
 mod walk;
 mod world;
 
@@ -41,6 +45,9 @@ pub struct Args {
     /// Run this seed alone and print its trace.
     #[arg(long)]
     replay: Option<u64>,
+    /// Search small scenarios exhaustively instead of walking: the time is given to each.
+    #[arg(long)]
+    exhaustive: bool,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -67,9 +74,27 @@ pub fn command(args: &Args) -> anyhow::Result<bool> {
         }
         return Ok(report.violation.is_none());
     }
+    if args.exhaustive {
+        return exhaust(bug, args);
+    }
     let result = search(bug, args.seed, Duration::from_secs(args.seconds));
     result.print(args.json, bug)?;
     Ok(result.violations.is_empty())
+}
+
+/// Searches every scenario; true when nothing was violated.
+fn exhaust(bug: Option<Bug>, args: &Args) -> anyhow::Result<bool> {
+    let time = Duration::from_secs(args.seconds);
+    let search = |scenario: &&'static str| exhaustive::search(scenario, bug, time);
+    let results: Vec<_> = exhaustive::SCENARIOS.iter().map(search).collect();
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&results)?);
+    } else {
+        for result in &results {
+            println!("{result:?}");
+        }
+    }
+    Ok(results.iter().all(|result| result.violation.is_none()))
 }
 
 /// A seed that broke a property.

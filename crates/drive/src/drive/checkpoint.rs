@@ -341,7 +341,11 @@ impl Background {
         if !self.index_opened {
             let reach = self.last.runs.iter().map(|run| run.lsn_max).max().unwrap_or_default();
             return Some(job("open index", move || {
-                store.keeper.open(reach);
+                let opened = store.keeper.open(reach);
+                // Without a run there is nothing to go through: a fresh drive has its index at once.
+                if !opened && store.runs.set().runs().is_empty() {
+                    store.keeper.rebuild(&store.runs);
+                }
                 Done::IndexOpened
             }));
         }

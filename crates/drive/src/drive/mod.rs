@@ -17,12 +17,14 @@
 //! | `open` | formatting, recovery |
 //! | `write` | Accept, Install, Settle, Purge, buckets |
 //! | `read` | Prepare, Read, Scan, shards |
+//! | `audit` | compares what is counted with what is held |
 //! | `chores` | lists of work, pins |
 //! | `volatile` | promises and memory, which a restart forgets |
 //! | `jobs` | what happens in the background: spare segments and volumes |
 //! | `checkpoint` | overlay to run, manifest, merges, the index |
 //! | `recycle` | segments used again, live shards moved out of them |
 
+mod audit;
 mod checkpoint;
 mod chores;
 mod jobs;
@@ -46,7 +48,7 @@ use holdfast_types::{
 };
 
 use crate::{
-    api::{DriveError, DriveFacts, DriveReply, DriveRequest, DriveResult, Scope},
+    api::{DriveError, DriveFacts, DriveReply, DriveRequest, Scope},
     disk::{BLOCK_U64, Disk, Space},
     gate::{Completion, Gate},
     identity::Identity,
@@ -143,13 +145,6 @@ pub struct Drive {
     background: checkpoint::Background,
 }
 
-/// What was decided about a request.
-struct Answer {
-    /// The batch it rests on.
-    gate: u64,
-    result: DriveResult,
-}
-
 /// Why a request is not carried out, before it becomes an error with the drive's name.
 enum Stop {
     Refused(Refusal),
@@ -210,8 +205,10 @@ impl Drive {
 
     /// Lets a decision out once `gate` is durable.
     fn answer(&self, gate: u64, decision: Decision, done: Completion) {
-        let Answer { gate, result } = Answer { gate, result: self.named(decision) };
-        self.gate.answer(gate, done, result);
+        // A failure says nothing about what is stored, so it need not wait.
+        let failed = matches!(decision, Err(Stop::Failed(..)));
+        let result = self.named(decision);
+        self.gate.answer(if failed { 0 } else { gate }, done, result);
     }
 
     /// Gives an error the drive's name.
@@ -323,6 +320,17 @@ impl Drive {
         Ok(holdfast_register::decide::admit(&self.view(), stamp, asked.0, asked.1, write)?)
     }
 
+    /// Bounded admission: what waits for the log or for a run has its limit.
+    fn check_room(&self) -> Result<(), Stop> {
+        let crowded = self.log.pending_bytes() > self.options.pending_bytes_max
+            || self.table.layers.overlay().weight() > 2 * self.options.overlay_bytes_max;
+        if crowded {
+            let message = "too much waits for the log, or for a run";
+            return Err(Stop::Failed(ErrorClass::Overloaded, message.to_owned()));
+        }
+        Ok(())
+    }
+
     /// Logs an event and applies it.
     fn record(&mut self, record: &Record, urgent: bool) -> Result<Appended, Stop> {
         let appended = self.append(record, urgent)?;
@@ -342,12 +350,6 @@ impl Drive {
     /// Logs an event; adds a segment when none has room.
     fn append(&mut self, record: &Record, urgent: bool) -> Result<Appended, Stop> {
         let now = self.clock.monotonic_micros();
-        let crowded = self.log.pending_bytes() > self.options.pending_bytes_max
-            || self.table.layers.overlay().weight() > 2 * self.options.overlay_bytes_max;
-        if urgent && crowded {
-            let message = "too much waits for the log, or for a run";
-            return Err(Stop::Failed(ErrorClass::Overloaded, message.to_owned()));
-        }
         if let Ok(appended) = self.log.append(record, urgent, now) {
             return Ok(appended);
         }

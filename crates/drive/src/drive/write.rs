@@ -48,6 +48,7 @@ impl Drive {
         if verdict == AcceptVerdict::Already {
             return Ok(DriveReply::Accepted(held_status(&found.state, version, entry)));
         }
+        self.check_room()?;
         self.check_space(&accept.entry)?;
         let at = view.now;
         let ballot = entry.ballot;
@@ -81,6 +82,7 @@ impl Drive {
         if verdict == AcceptVerdict::Already {
             return Ok(DriveReply::Accepted(held_status(&found.state, version, entry)));
         }
+        self.check_room()?;
         self.check_space(&install.entry)?;
         let set_size = entry.geometry.total_shards;
         let note = Note { shard: install.shard, set_size, at: view.now.micros() };

@@ -29,6 +29,9 @@ use crate::{
 /// deadline of a call. `ADMISSION_WAIT * 4 <= CALL_MICROS`.
 const ADMISSION_WAIT: Duration = Duration::from_millis(500);
 
+/// What a caller hears that was not admitted in time.
+const CROWDED: &str = "too much is under way on this node; repeat later";
+
 const _: () = assert!(ADMISSION_WAIT.as_micros() as u64 * 4 <= limits::CALL_MICROS);
 
 /// The drives of this process.
@@ -47,29 +50,27 @@ impl LocalNode {
     async fn admit(
         kind: &Arc<Semaphore>,
         count: usize,
-        wait: Duration,
     ) -> Result<OwnedSemaphorePermit, &'static str> {
         let count = u32::try_from(count).map_err(|_| "the request is larger than a node takes")?;
         let acquired = Arc::clone(kind).acquire_many_owned(count);
-        match tokio::time::timeout(wait.min(ADMISSION_WAIT), acquired).await {
+        match tokio::time::timeout(ADMISSION_WAIT, acquired).await {
             Ok(Ok(permit)) => Ok(permit),
             Ok(Err(_)) => Err("the node is shutting down"),
-            Err(_) => Err("too much is under way on this node; repeat later"),
+            Err(_) => Err(CROWDED),
         }
     }
 
     /// Permits for a batch: one an operation, and the bytes it brings into the log.
     async fn admit_batch(
         &self,
-        deadline: Duration,
         batch: &[(DriveId, DriveRequest)],
     ) -> Result<Vec<OwnedSemaphorePermit>, &'static str> {
         let bytes: usize = batch.iter().map(|(_, request)| log_bytes(request)).sum();
         if batch.len() > limits::BATCH_REQUESTS_MAX || bytes > self.shared.limits.inline_bytes {
             return Err("the request is larger than a node takes");
         }
-        let operations = Self::admit(&self.shared.operations, batch.len(), deadline).await?;
-        let bytes = Self::admit(&self.shared.inline_bytes, bytes, deadline).await?;
+        let operations = Self::admit(&self.shared.operations, batch.len()).await?;
+        let bytes = Self::admit(&self.shared.inline_bytes, bytes).await?;
         Ok(vec![operations, bytes])
     }
 
@@ -77,12 +78,10 @@ impl LocalNode {
     fn dispatch(
         &self,
         routes: &Routes,
-        deadline: Duration,
+        deadline_micros: u64,
         batch: Vec<(DriveId, DriveRequest)>,
         gather: &Arc<Gather>,
     ) {
-        let now = self.shared.clock.monotonic_micros();
-        let wait = u64::try_from(deadline.as_micros()).unwrap_or(u64::MAX);
         let mut groups: Vec<Vec<_>> = routes.groups.iter().map(|_| Vec::new()).collect();
         for (index, (drive, request)) in batch.into_iter().enumerate() {
             let reply = gather.reply(index, drive);
@@ -93,7 +92,7 @@ impl LocalNode {
         }
         for (group, items) in routes.groups.iter().zip(groups) {
             if !items.is_empty() {
-                group.do_send(Batch { items, deadline_micros: now.saturating_add(wait) });
+                group.do_send(Batch { items, deadline_micros });
             }
         }
     }
@@ -132,7 +131,15 @@ impl Node for LocalNode {
         batch: Vec<(DriveId, DriveRequest)>,
     ) -> Vec<DriveResult> {
         let drives: Vec<DriveId> = batch.iter().map(|(drive, _)| *drive).collect();
-        let permits = match self.admit_batch(deadline, &batch).await {
+        let wait = u64::try_from(deadline.as_micros()).unwrap_or(u64::MAX);
+        let until = self.shared.clock.monotonic_micros().saturating_add(wait);
+        let late = tokio::time::sleep(deadline);
+        tokio::pin!(late);
+        let admitted = tokio::select! {
+            admitted = self.admit_batch(&batch) => admitted,
+            () = &mut late => Err(CROWDED),
+        };
+        let permits = match admitted {
             Ok(permits) => permits,
             Err(cause) => {
                 let refuse = |drive| Err(DriveError::failed(drive, ErrorClass::Overloaded, cause));
@@ -140,9 +147,12 @@ impl Node for LocalNode {
             }
         };
         let (gather, complete) = Gather::new(drives.len(), permits);
-        self.dispatch(&self.shared.routes(), deadline, batch, &gather);
+        self.dispatch(&self.shared.routes(), until, batch, &gather);
         // Late answers find their places taken; what they mean is unknown to the caller.
-        let _ = tokio::time::timeout(deadline, complete).await;
+        tokio::select! {
+            _ = complete => {}
+            () = &mut late => {}
+        }
         gather.take(&drives)
     }
 

@@ -132,7 +132,8 @@ impl IndexKeeper {
                 true
             }
             Err(error) => {
-                if self.wants_rebuild() {
+                let fresh = position == Lsn::default();
+                if self.wants_rebuild() && !fresh {
                     tracing::warn!(%error, "the index is built anew from the runs");
                 }
                 false

@@ -5,6 +5,7 @@ mod double;
 mod rig;
 
 mod calls;
+mod conformance;
 mod faults;
 mod strangers;
 mod streams;

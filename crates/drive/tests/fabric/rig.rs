@@ -10,6 +10,7 @@ use holdfast_drive::{
         FabricService, Here, Host, HostConfig, RemoteConfig, RemoteNode, Startup, TcpDialer,
         auth::Key, settings,
     },
+    node::Node,
 };
 use holdfast_proto::v1;
 use holdfast_types::{
@@ -72,7 +73,23 @@ impl Server {
     }
 
     pub async fn start_at(address: SocketAddr, seed: u64) -> Self {
-        let (node, papers) = (Arc::new(Double::default()), Arc::new(Papers::default()));
+        let double = Arc::new(Double::default());
+        Self::start_with(address, seed, double.clone(), double).await
+    }
+
+    /// In front of `node` instead of a double.
+    pub async fn start_over(node: Arc<dyn Node>) -> Self {
+        let address = "127.0.0.1:0".parse().expect("an address");
+        Self::start_with(address, 1, Arc::default(), node).await
+    }
+
+    async fn start_with(
+        address: SocketAddr,
+        seed: u64,
+        double: Arc<Double>,
+        node: Arc<dyn Node>,
+    ) -> Self {
+        let papers = Arc::new(Papers::default());
         let clock = ManualClock::at(NOW_MICROS);
         let host = Host::new(HostConfig {
             key: Key::of_secret(SECRET),
@@ -81,13 +98,13 @@ impl Server {
             clock: Arc::new(clock.clone()),
             random: Arc::new(SeededRandom::new(seed)),
         });
-        host.serve(node.clone());
+        host.serve(node);
         let listener = TcpListener::bind(address).await.expect("bind loopback");
         let address = listener.local_addr().expect("bound");
         let connections = Arc::new(Mutex::new(Vec::new()));
         let service = FabricService::new(host);
         let listener = tokio::spawn(accept(listener, service, connections.clone()));
-        Self { node, papers, clock, address, listener, connections }
+        Self { node: double, papers, clock, address, listener, connections }
     }
 
     /// Ends as a killed process does: every connection closes, the port is free.

@@ -1,5 +1,6 @@
 //! Objects on the memory double: through the engine's own methods, with faults.
 
+mod admin;
 mod conditions;
 mod faults;
 mod healing;

@@ -115,11 +115,16 @@ async fn a_copy_onto_itself_changes_the_metadata_alone() {
     };
     assert_eq!(nodes.iter().map(|node| shards(node)).sum::<usize>(), 4, "no bytes are left over");
 
+    for node in &nodes {
+        for drive in node.drives() {
+            node.set_delay(drive, std::time::Duration::from_micros(300));
+        }
+    }
     for round in 0..20_u64 {
         put_object(&engine, "r", pattern(0, 50), None).await.unwrap();
         let renaming = engine.copy_object(CopyObject { replace: renamed("r"), ..copy("r", "r") });
         let putting = async {
-            tokio::time::sleep(std::time::Duration::from_micros(round * 50)).await;
+            tokio::time::sleep(std::time::Duration::from_micros(round * 100)).await;
             put_object(&engine, "r", pattern(round + 1, 60), None).await
         };
         let (renaming, putting) = tokio::join!(renaming, putting);

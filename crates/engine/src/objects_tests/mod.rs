@@ -5,6 +5,7 @@ mod bulk;
 mod copy;
 mod list;
 mod multipart;
+mod sets;
 
 use std::sync::Arc;
 

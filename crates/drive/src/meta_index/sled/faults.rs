@@ -166,32 +166,32 @@ fn sled_keeps_the_contract() {
 /// file of pages at many lengths.
 #[test]
 fn a_cut_tail() {
-    let model = model(2_000);
+    let model = model(1_200);
     let original = certified(&model);
     let len = fs::metadata(largest(original.path())).unwrap().len();
     let mut rebuilt = 0;
-    for step in 0..12 {
-        let kept = len * step / 12;
+    for step in 0..8 {
+        let kept = len * step / 8;
         let copy = hurt_copy(original.path(), |root| {
             let file = fs::OpenOptions::new().write(true).open(largest(root)).unwrap();
             file.set_len(kept).unwrap();
         });
         rebuilt += u32::from(open_or_rebuild(copy.path(), &model));
     }
-    assert!(rebuilt >= 8, "{rebuilt} of 12 cuts were noticed");
+    assert!(rebuilt >= 5, "{rebuilt} of 8 cuts were noticed");
 }
 
 /// Goal: flipped bytes are found or harmless. Method: flip some in every file, many places.
 #[test]
 fn flipped_bytes() {
-    let model = model(1_000);
+    let model = model(600);
     let original = certified(&model);
     let random = SeededRandom::new(21);
     let mut rebuilt = 0;
-    for round in 0..24 {
+    for round in 0..12 {
         let copy = hurt_copy(original.path(), |root| {
             let files = files(&root.join("index"));
-            let path = if round < 12 { largest(root) } else { files[round % files.len()].clone() };
+            let path = if round < 6 { largest(root) } else { files[round % files.len()].clone() };
             let mut bytes = fs::read(&path).unwrap();
             for _ in 0..=round % 4 {
                 let at = (random.next_u64() % bytes.len() as u64) as usize;
@@ -252,9 +252,9 @@ fn a_hang_is_given_up() {
     });
     assert_eq!(hung, Err(IndexError::Stalled { waited_ms: 40 }));
     drop(hold);
-    let slow = with_patience("slow", patience, |progress| {
-        for _ in 0..10 {
-            std::thread::sleep(Duration::from_millis(10));
+    let slow = with_patience("slow", Duration::from_secs(1), |progress| {
+        for _ in 0..8 {
+            std::thread::sleep(Duration::from_millis(150));
             progress.fetch_add(1, Ordering::Relaxed);
         }
         Ok(7)

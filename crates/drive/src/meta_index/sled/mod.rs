@@ -267,13 +267,32 @@ impl std::fmt::Debug for SledIndex {
     }
 }
 
+/// Opens sled's files. A sled that was closed just now may hold its lock a moment longer, for a
+/// thread of its own ends after it.
 fn open_sled(dir: &IndexDir) -> Result<::sled::Db, IndexError> {
     let config = ::sled::Config::new()
         .path(dir.sled())
         .cache_capacity(SLED_CACHE_BYTES)
         .flush_every_ms(None)
         .mode(::sled::Mode::HighThroughput);
-    guarded("open", || config.open())
+    let mut tries = 1;
+    loop {
+        match guarded("open", || config.open()) {
+            Err(IndexError::Failed { what }) if is_locked(&what) && tries < LOCK_TRIES => {
+                tries += 1;
+                std::thread::sleep(LOCK_WAIT);
+            }
+            other => return other,
+        }
+    }
+}
+
+/// How often, and how long apart, the lock is asked for: two seconds in all.
+const LOCK_TRIES: u32 = 40;
+const LOCK_WAIT: Duration = Duration::from_millis(50);
+
+fn is_locked(what: &str) -> bool {
+    what.contains("could not acquire lock")
 }
 
 /// Runs `work` on a thread of its own. When its progress counter stands still for `patience` the
