@@ -1,1 +1,40 @@
-//! Holdfast.
+//! The process `holdfastd`: settings, startup, listener, shutdown.
+//!
+//! Owns the real clock, the real randomness, the sockets and signals, and the order in which
+//! everything starts and ends. Never decides about objects or drives: it puts the parts together.
+//!
+//! ```text
+//! settings -> which node am I -> folders -> port -> layout (formed once) -> drives -> S3 -> ready
+//! ```
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`cli`] | the command line |
+//! | [`config`] | command line and environment as one checked value |
+//! | [`failure`] | one line of cause, one of cure |
+//! | [`whoami`] | which of the cluster's nodes this process is |
+//! | [`folders`] | the drives' folders before they are opened |
+//! | [`forming`] | whether a cluster has to be formatted, and by whom |
+//! | [`startup`] | from volumes to a layout, with the peers |
+//! | [`members`] | the other nodes, and whether enough of them are there |
+//! | [`drives`] | from a layout to open drives |
+//! | [`run`] | everything in order, to the end |
+//! | [`keys`] | secrets that a single node makes for itself |
+//! | [`listener`] | one listener for S3 and the fabric |
+//! | [`seams`] | the real clock and randomness |
+//! | [`notify`] | systemd is told |
+
+pub mod cli;
+pub mod config;
+pub mod drives;
+pub mod failure;
+pub mod folders;
+pub mod forming;
+pub mod keys;
+pub mod listener;
+pub mod members;
+pub mod notify;
+pub mod run;
+pub mod seams;
+pub mod startup;
+pub mod whoami;

@@ -1,2 +1,63 @@
-//! Holdfast.
-fn main() {}
+//! `holdfastd`: the process of a node or a gateway.
+
+use std::{collections::HashMap, io::IsTerminal, process::ExitCode};
+
+use clap::Parser;
+use holdfast_daemon::{
+    cli::Cli,
+    config::Config,
+    failure::Failure,
+    run::{self, Stop},
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_env("HOLDFAST_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(colours)
+        .with_writer(std::io::stderr)
+        .init();
+    match start(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("holdfastd: {}\n  cure: {}", failure.cause, failure.cure);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(cli: &Cli) -> Result<(), Failure> {
+    let machine = |what: &str, error: std::io::Error| {
+        Failure::new(format!("{what}: {error}"), "check the machine's limits and start again")
+    };
+    let env: HashMap<String, String> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let base = std::env::current_dir().map_err(|e| machine("read the working directory", e))?;
+    let config = Config::read(cli, &env, &base.to_string_lossy())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| machine("start threads", e))?;
+    let outcome = runtime.block_on(async {
+        let stop = stop_signal().map_err(|e| machine("listen to signals", e))?;
+        run::run(config, &env, stop).await
+    });
+    // What still runs is background work that a crash would end just so.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Resolves with the first SIGTERM or SIGINT.
+fn stop_signal() -> std::io::Result<Stop> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(Box::pin(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    }))
+}

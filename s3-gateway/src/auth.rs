@@ -47,6 +47,12 @@ pub(crate) struct BucketNames;
 
 impl NameValidation for BucketNames {
     fn validate_bucket_name(&self, name: &str) -> bool {
-        name == crate::admin::BUCKET || s3s::path::check_bucket_name(name)
+        name == crate::admin::BUCKET || is_bucket_name(name)
     }
+}
+
+/// S3 user guide, "Bucket naming rules"; s3s knows them but for labels that begin or end with a hyphen.
+pub(crate) fn is_bucket_name(name: &str) -> bool {
+    let is_label = |label: &str| !label.starts_with('-') && !label.ends_with('-');
+    s3s::path::check_bucket_name(name) && name.split('.').all(is_label)
 }

@@ -16,10 +16,10 @@ use s3s::{StdError, TrailingHeaders, dto::StreamingBlob};
 
 use crate::{
     digests::{Announced, ChecksumSource, header_name},
-    hash::{HashLane, Hashes},
+    hash::HashLane,
 };
 
-/// The engine's view of a request body. INV-GATE-VERIFY: the stream ends without an error only when
+/// The engine's view of a request body. INV-GATE-1: the stream ends without an error only when
 /// length, Content-MD5 and checksum are the announced ones.
 pub(crate) struct UploadBody {
     source: StreamingBlob,
@@ -58,21 +58,20 @@ impl UploadBody {
         Ok(())
     }
 
-    fn verify(&mut self, hashes: Hashes) -> Result<(), StoreError> {
+    fn verify(&mut self, digest: BodyDigest) -> Result<(), StoreError> {
         if self.announced.length.is_some_and(|length| self.seen < length) {
             return Err(rejected(
                 "IncompleteBody",
                 "you did not provide the number of bytes that the content length announced",
             ));
         }
-        let (md5, checksum) = hashes.finish();
-        if self.announced.md5.is_some_and(|announced| announced != md5) {
+        if self.announced.md5.as_ref().is_some_and(|announced| *announced != digest.etag) {
             return Err(rejected("BadDigest", "the Content-MD5 you specified did not match"));
         }
-        if let (Some(checksum), Some((_, source))) = (&checksum, &self.announced.checksum) {
+        if let (Some(checksum), Some((_, source))) = (&digest.checksum, &self.announced.checksum) {
             self.verify_checksum(checksum, source)?;
         }
-        self.digest = BodyDigest { etag: hex::encode(md5), checksum };
+        self.digest = digest;
         Ok(())
     }
 
@@ -90,7 +89,8 @@ impl UploadBody {
             return Ok(());
         }
         let algorithm = &computed.algorithm;
-        let message = format!("the {algorithm} you specified did not match the calculated checksum");
+        let message =
+            format!("the {algorithm} you specified did not match the calculated checksum");
         Err(StoreError::BodyRejected { code: "BadDigest", message })
     }
 
@@ -133,8 +133,8 @@ impl Stream for UploadBody {
         if !this.digest.etag.is_empty() {
             return Poll::Ready(None);
         }
-        let hashes = ready!(this.lane.poll_finish(context))?;
-        Poll::Ready(this.verify(hashes).err().map(Err))
+        let digest = ready!(this.lane.poll_finish(context))?;
+        Poll::Ready(this.verify(digest).err().map(Err))
     }
 }
 
@@ -153,9 +153,17 @@ fn rejected(code: &'static str, message: &str) -> StoreError {
 pub(crate) fn source_error(error: &StdError) -> StoreError {
     let text = error.to_string();
     let table = [
-        ("Sha256Mismatch", "XAmzContentSHA256Mismatch", "the body does not match x-amz-content-sha256"),
+        (
+            "Sha256Mismatch",
+            "XAmzContentSHA256Mismatch",
+            "the body does not match x-amz-content-sha256",
+        ),
         ("SignatureMismatch", "SignatureDoesNotMatch", "the signature of a chunk does not match"),
-        ("signed chunk is larger", "InvalidChunkSizeError", "chunk too large: sign chunks of 16 MiB at most"),
+        (
+            "signed chunk is larger",
+            "InvalidChunkSizeError",
+            "chunk too large: sign chunks of 16 MiB at most",
+        ),
         ("framing is malformed", "InvalidRequest", "the aws-chunked framing is malformed"),
         ("FormatError", "InvalidRequest", "the aws-chunked framing is malformed"),
         ("TooLarge", "InvalidRequest", "the aws-chunked framing is too large"),

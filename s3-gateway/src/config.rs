@@ -78,11 +78,7 @@ pub struct GatewayConfig {
 impl GatewayConfig {
     /// A gateway for root alone, with defaults for everything else.
     #[must_use]
-    pub fn new(
-        root: RootCredentials,
-        clock: Arc<dyn Clock>,
-        random: Arc<dyn Random>,
-    ) -> Self {
+    pub fn new(root: RootCredentials, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Self {
         Self {
             region: "us-east-1".to_owned(),
             credentials: Arc::new(root),

@@ -2,7 +2,7 @@
 //! trailer.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use holdfast_engine::checksum::ChecksumAlgorithm;
+use holdfast_engine::checksum::Algorithm;
 use http::HeaderMap;
 use s3s::S3Result;
 
@@ -23,8 +23,9 @@ pub(crate) enum ChecksumSource {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Announced {
     pub(crate) length: Option<u64>,
-    pub(crate) md5: Option<[u8; 16]>,
-    pub(crate) checksum: Option<(ChecksumAlgorithm, ChecksumSource)>,
+    /// In hex, as entity tags are.
+    pub(crate) md5: Option<String>,
+    pub(crate) checksum: Option<(Algorithm, ChecksumSource)>,
 }
 
 impl Announced {
@@ -39,13 +40,13 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 }
 
 /// The header of a checksum's value.
-pub(crate) fn header_name(algorithm: ChecksumAlgorithm) -> &'static str {
+pub(crate) fn header_name(algorithm: Algorithm) -> &'static str {
     match algorithm {
-        ChecksumAlgorithm::Crc32 => "x-amz-checksum-crc32",
-        ChecksumAlgorithm::Crc32c => "x-amz-checksum-crc32c",
-        ChecksumAlgorithm::Crc64Nvme => "x-amz-checksum-crc64nvme",
-        ChecksumAlgorithm::Sha1 => "x-amz-checksum-sha1",
-        ChecksumAlgorithm::Sha256 => "x-amz-checksum-sha256",
+        Algorithm::Crc32 => "x-amz-checksum-crc32",
+        Algorithm::Crc32c => "x-amz-checksum-crc32c",
+        Algorithm::Crc64Nvme => "x-amz-checksum-crc64nvme",
+        Algorithm::Sha1 => "x-amz-checksum-sha1",
+        Algorithm::Sha256 => "x-amz-checksum-sha256",
     }
 }
 
@@ -59,16 +60,16 @@ fn length(headers: &HeaderMap) -> S3Result<Option<u64>> {
     length.parse().map(Some).map_err(bad)
 }
 
-fn md5(headers: &HeaderMap) -> S3Result<Option<[u8; 16]>> {
+fn md5(headers: &HeaderMap) -> S3Result<Option<String>> {
     let Some(value) = headers.get("content-md5") else { return Ok(None) };
-    let digest = BASE64.decode(value.as_bytes()).ok().and_then(|raw| raw.try_into().ok());
-    digest.map(Some).ok_or_else(|| {
+    let digest = BASE64.decode(value.as_bytes()).ok().filter(|raw| raw.len() == 16);
+    digest.map(|raw| Some(hex::encode(raw))).ok_or_else(|| {
         invalid("InvalidDigest", "the Content-MD5 you specified is not base64 of 16 bytes")
     })
 }
 
-fn checksum(headers: &HeaderMap) -> S3Result<Option<(ChecksumAlgorithm, ChecksumSource)>> {
-    let by_header: Vec<ChecksumAlgorithm> = ChecksumAlgorithm::ALL
+fn checksum(headers: &HeaderMap) -> S3Result<Option<(Algorithm, ChecksumSource)>> {
+    let by_header: Vec<Algorithm> = Algorithm::ALL
         .into_iter()
         .filter(|algorithm| headers.contains_key(header_name(*algorithm)))
         .collect();
@@ -79,10 +80,10 @@ fn checksum(headers: &HeaderMap) -> S3Result<Option<(ChecksumAlgorithm, Checksum
         ([], Some(algorithm)) => Some((algorithm, ChecksumSource::Trailer)),
         ([algorithm], None) => {
             let value = text(headers, header_name(*algorithm)).unwrap_or_default();
-            if !algorithm.accepts(value) {
+            if algorithm.parse_value(value).is_none() {
                 let name = header_name(*algorithm);
                 let message = format!("value for {name} header is invalid");
-                return Err(invalid("InvalidRequest", message));
+                return Err(invalid("BadDigest", message));
             }
             Some((*algorithm, ChecksumSource::Header(value.to_owned())))
         }
@@ -102,11 +103,11 @@ fn checksum(headers: &HeaderMap) -> S3Result<Option<(ChecksumAlgorithm, Checksum
     }
 }
 
-fn trailer(headers: &HeaderMap) -> Option<ChecksumAlgorithm> {
+fn trailer(headers: &HeaderMap) -> Option<Algorithm> {
     let names = text(headers, "x-amz-trailer")?;
     names.split(',').find_map(|name| {
         let name = name.trim();
-        ChecksumAlgorithm::ALL
+        Algorithm::ALL
             .into_iter()
             .find(|algorithm| header_name(*algorithm).eq_ignore_ascii_case(name))
     })
@@ -114,11 +115,11 @@ fn trailer(headers: &HeaderMap) -> Option<ChecksumAlgorithm> {
 
 /// `x-amz-sdk-checksum-algorithm` of uploads, `x-amz-checksum-algorithm` of copies and multipart
 /// uploads.
-pub(crate) fn asked(headers: &HeaderMap) -> S3Result<Option<ChecksumAlgorithm>> {
+pub(crate) fn asked(headers: &HeaderMap) -> S3Result<Option<Algorithm>> {
     let name = text(headers, "x-amz-sdk-checksum-algorithm")
         .or_else(|| text(headers, "x-amz-checksum-algorithm"));
     let Some(name) = name.filter(|name| !name.is_empty()) else { return Ok(None) };
-    ChecksumAlgorithm::parse(name)
+    Algorithm::by_name(&name.to_ascii_uppercase())
         .map(Some)
         .ok_or_else(|| invalid("InvalidRequest", format!("checksum algorithm {name} is unknown")))
 }
@@ -133,9 +134,12 @@ mod tests {
 
     #[test]
     fn sources_of_a_checksum() {
-        let crc = ChecksumAlgorithm::Crc32;
+        let crc = Algorithm::Crc32;
         let cases = [
-            (&[("x-amz-checksum-crc32", "AAAAAA==")][..], ChecksumSource::Header("AAAAAA==".into())),
+            (
+                &[("x-amz-checksum-crc32", "AAAAAA==")][..],
+                ChecksumSource::Header("AAAAAA==".into()),
+            ),
             (&[("x-amz-trailer", "x-amz-checksum-crc32")], ChecksumSource::Trailer),
             (&[("x-amz-sdk-checksum-algorithm", "crc32")], ChecksumSource::Computed),
         ];
@@ -148,7 +152,7 @@ mod tests {
     #[test]
     fn contradictions_are_refused() {
         let cases: [(&[(&str, &str)], &str); 5] = [
-            (&[("x-amz-checksum-crc32", "AAAA")], "InvalidRequest"),
+            (&[("x-amz-checksum-crc32", "AAAA")], "BadDigest"),
             (
                 &[("x-amz-checksum-crc32", "AAAAAA=="), ("x-amz-checksum-crc32c", "AAAAAA==")],
                 "InvalidRequest",

@@ -18,7 +18,7 @@ use crate::error::{coded, invalid, not_implemented};
 const MAY_BE_UNSIGNED: [&str; 3] = ["x-amz-content-sha256", "x-amz-user-agent", "x-amz-cf-id"];
 
 /// The longest life of a presigned URL. S3: 7 days.
-const PRESIGNED_SECONDS_MAX: u64 = 604_800;
+const PRESIGNED_SECONDS_MAX: i64 = 604_800;
 
 /// Subresources that S3 has and this version of s3s does not route, so that it would take
 /// `PUT /bucket?abac` for CreateBucket.
@@ -34,7 +34,7 @@ const UNROUTED: [&str; 8] = [
 ];
 
 /// Checks a request's head, and moves what a presigned URL carries in its query to the headers.
-pub(crate) fn check(parts: &mut Parts) -> S3Result<()> {
+pub(crate) fn check(parts: &mut Parts, owner: &str) -> S3Result<()> {
     let query: Vec<(Cow<'_, str>, Cow<'_, str>)> = pairs(parts.uri.query().unwrap_or_default());
     refuse_form(parts)?;
     let signed = signed_headers(&parts.headers, &query)?;
@@ -42,6 +42,7 @@ pub(crate) fn check(parts: &mut Parts) -> S3Result<()> {
     refuse_unrouted(&parts.method, &query)?;
     let hoisted = hoisted(&parts.headers, &query)?;
     parts.headers.extend(hoisted);
+    refuse_other_owners(&parts.headers, owner)?;
     refuse_unsupported(&parts.headers)
 }
 
@@ -139,14 +140,18 @@ fn check_service(credential: Option<&str>) -> S3Result<()> {
 }
 
 fn check_expiry(expires: Option<&str>) -> S3Result<()> {
-    let seconds = expires.and_then(|text| text.parse::<u64>().ok());
+    let seconds = expires.and_then(|text| text.parse::<i64>().ok());
     if seconds.is_some_and(|seconds| (1..=PRESIGNED_SECONDS_MAX).contains(&seconds)) {
         return Ok(());
+    }
+    if seconds.is_some_and(|seconds| seconds < 1) {
+        return Err(coded("AccessDenied", StatusCode::FORBIDDEN, "the request has expired"));
     }
     let message = format!("X-Amz-Expires must be between 1 and {PRESIGNED_SECONDS_MAX} seconds");
     Err(invalid("AuthorizationQueryParametersError", message))
 }
 
+/// INV-GATE-2.
 fn refuse_unsigned(headers: &HeaderMap, signed: &[String]) -> S3Result<()> {
     let covered = |name: &str| signed.iter().any(|known| known == name);
     let unsigned = headers.keys().map(HeaderName::as_str).find(|name| {
@@ -169,18 +174,31 @@ fn refuse_unrouted(method: &Method, query: &[(Cow<'_, str>, Cow<'_, str>)]) -> S
     if *method == Method::OPTIONS {
         return Err(not_implemented("cross-origin resource sharing"));
     }
+    // Ceph's extension; listing in order obeys it, but nothing rolls up without order.
+    if value(query, "allow-unordered") == Some("true") && value(query, "delimiter").is_some() {
+        let message = "allow-unordered and delimiter cannot be used together";
+        return Err(invalid("InvalidArgument", message));
+    }
     match query.iter().find(|(name, _)| UNROUTED.contains(&name.as_ref())) {
         Some((name, _)) => Err(not_implemented(&format!("subresource {name}"))),
         None => Ok(()),
     }
 }
 
+/// A client that names the owner it expects wants to be refused when there is another one.
+fn refuse_other_owners(headers: &HeaderMap, owner: &str) -> S3Result<()> {
+    let names = ["x-amz-expected-bucket-owner", "x-amz-source-expected-bucket-owner"];
+    let expected = names.iter().filter_map(|name| headers.get(*name));
+    if expected.into_iter().all(|expected| expected.as_bytes() == owner.as_bytes()) {
+        return Ok(());
+    }
+    let message = format!("the bucket's owner is not the expected one: here it is {owner}");
+    Err(coded("AccessDenied", StatusCode::FORBIDDEN, message))
+}
+
 /// SDKs hoist `x-amz-*` headers into the query of a presigned URL, where the signature covers them.
 /// Checksums are left out: SDKs hoist the checksum of an empty body before there is one.
-fn hoisted(
-    headers: &HeaderMap,
-    query: &[(Cow<'_, str>, Cow<'_, str>)],
-) -> S3Result<HeaderMap> {
+fn hoisted(headers: &HeaderMap, query: &[(Cow<'_, str>, Cow<'_, str>)]) -> S3Result<HeaderMap> {
     let mut found = HeaderMap::new();
     for (name, value) in query {
         let name = name.to_ascii_lowercase();

@@ -13,10 +13,9 @@ use std::{
 use bytes::Bytes;
 use holdfast_engine::{
     StoreError,
-    checksum::{ChecksumAlgorithm, ChecksumHasher},
-    meta::Checksum,
+    api::BodyDigest,
+    checksum::{Algorithm, Digester},
 };
-use md5::{Digest as _, Md5};
 use tokio::task::JoinHandle;
 
 /// Hashed where they arrive: 256 KiB take about 400 us.
@@ -28,28 +27,9 @@ const BATCH_BYTES: usize = 512 << 10;
 /// What may wait for its hash; bounds the memory of one upload.
 const BACKLOG_BYTES_MAX: usize = 4 << 20;
 
-/// The hashes of one body.
-pub(crate) struct Hashes {
-    md5: Md5,
-    checksum: Option<ChecksumHasher>,
-}
-
-impl Hashes {
-    fn update(&mut self, bytes: &[u8]) {
-        self.md5.update(bytes);
-        if let Some(checksum) = &mut self.checksum {
-            checksum.update(bytes);
-        }
-    }
-
-    pub(crate) fn finish(self) -> ([u8; 16], Option<Checksum>) {
-        (self.md5.finalize().into(), self.checksum.map(ChecksumHasher::finish))
-    }
-}
-
 enum State {
-    Here(Box<Hashes>),
-    Away(JoinHandle<Box<Hashes>>),
+    Here(Box<Digester>),
+    Away(JoinHandle<Box<Digester>>),
     Gone,
 }
 
@@ -62,9 +42,8 @@ pub(crate) struct HashLane {
 }
 
 impl HashLane {
-    pub(crate) fn new(algorithm: Option<ChecksumAlgorithm>) -> Self {
-        let checksum = algorithm.map(ChecksumHasher::new);
-        let hashes = Box::new(Hashes { md5: Md5::new(), checksum });
+    pub(crate) fn new(algorithm: Option<Algorithm>) -> Self {
+        let hashes = Box::new(Digester::new(algorithm));
         Self { state: State::Here(hashes), backlog: Vec::new(), backlog_bytes: 0, total: 0 }
     }
 
@@ -95,7 +74,7 @@ impl HashLane {
     pub(crate) fn poll_finish(
         &mut self,
         context: &mut Context<'_>,
-    ) -> Poll<Result<Hashes, StoreError>> {
+    ) -> Poll<Result<BodyDigest, StoreError>> {
         ready!(self.poll_home(context))?;
         if self.backlog_bytes >= BATCH_BYTES {
             self.send_batch();
@@ -104,7 +83,7 @@ impl HashLane {
         match std::mem::replace(&mut self.state, State::Gone) {
             State::Here(mut hashes) => {
                 self.backlog.drain(..).for_each(|bytes| hashes.update(&bytes));
-                Poll::Ready(Ok(*hashes))
+                Poll::Ready(Ok(hashes.finish()))
             }
             State::Away(_) | State::Gone => Poll::Ready(Err(lost())),
         }
@@ -148,17 +127,16 @@ mod tests {
     async fn inline_and_offloaded_hashes_agree() {
         for size in [0, 1, 262_144, 262_145, 800_000, 9_000_000] {
             let body = Bytes::from((0..size).map(|at: u32| (at % 251) as u8).collect::<Vec<_>>());
-            let mut lane = HashLane::new(Some(ChecksumAlgorithm::Crc32c));
+            let mut lane = HashLane::new(Some(Algorithm::Crc32c));
             let mut rest = body.clone();
             while !rest.is_empty() {
                 std::future::poll_fn(|context| lane.poll_room(context)).await.unwrap();
                 lane.push(&rest.split_to(rest.len().min(70_001)));
             }
-            let hashes = std::future::poll_fn(|context| lane.poll_finish(context)).await.unwrap();
-            let mut checksum = ChecksumHasher::new(ChecksumAlgorithm::Crc32c);
-            checksum.update(&body);
-            let expected = (Md5::digest(&body).into(), Some(checksum.finish()));
-            assert_eq!(hashes.finish(), expected, "{size}");
+            let digest = std::future::poll_fn(|context| lane.poll_finish(context)).await.unwrap();
+            let mut whole = Digester::new(Some(Algorithm::Crc32c));
+            whole.update(&body);
+            assert_eq!(digest, whole.finish(), "{size}");
         }
     }
 }

@@ -174,14 +174,8 @@ mod tests {
             let (left, right) = input.split_at(cut);
             let out = run(false, &[left, right]).unwrap();
             let text = String::from_utf8(out).unwrap();
-            let data: String = text
-                .split("0\r\nx-amz")
-                .next()
-                .unwrap()
-                .split("\r\n")
-                .skip(1)
-                .step_by(2)
-                .collect();
+            let data: String =
+                text.split("0\r\nx-amz").next().unwrap().split("\r\n").skip(1).step_by(2).collect();
             assert_eq!(data, "abcdef", "cut at {cut}: {text}");
             assert!(text.ends_with("0\r\nx-amz-checksum-crc32:AAAAAA==\r\n\r\n"), "{text}");
         }

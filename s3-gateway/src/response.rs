@@ -117,6 +117,20 @@ fn unquote_etag(answer: &mut Response<s3s::Body>) {
     *answer.body_mut() = text.into();
 }
 
+/// s3s makes some errors of a code alone.
+fn default_message(content: &[u8]) -> &'static str {
+    let has = |text: &[u8]| content.windows(text.len()).any(|window| window == text);
+    if has(b"<Message>") {
+        ""
+    } else if has(b"<Code>SignatureDoesNotMatch<") {
+        "<Message>the signature does not match: check the secret key, and what was signed</Message>"
+    } else if has(b"<Code>MalformedXML<") {
+        "<Message>the XML is not well-formed, or not what the operation takes</Message>"
+    } else {
+        "<Message>the request was refused by its form: see the code</Message>"
+    }
+}
+
 /// Puts resource and request id behind code and message.
 fn name_error(origin: &Origin, answer: &mut Response<s3s::Body>) {
     const END: &[u8] = b"</Error>";
@@ -127,6 +141,7 @@ fn name_error(origin: &Origin, answer: &mut Response<s3s::Body>) {
     };
     let mut named = Vec::with_capacity(body.len() + origin.path.len() + 128);
     named.extend_from_slice(content);
+    named.extend_from_slice(default_message(content).as_bytes());
     for (tag, value) in [
         ("Resource", origin.path.as_str()),
         ("RequestId", &origin.request_id),

@@ -5,7 +5,8 @@ use std::{convert::Infallible, sync::Arc};
 use futures::future::BoxFuture;
 use holdfast_engine::{ObjectStore, StoreError};
 use holdfast_types::seam::Random;
-use http::{Method, Request, Response, request::Parts};
+use http::{Method, Request, Response, header, request::Parts};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use s3s::{
     S3Result,
@@ -30,6 +31,10 @@ use crate::{
 /// The largest XML: DeleteObjects of 1,000 keys of 1,024 bytes, each byte an entity of six.
 const XML_BYTES_MAX: usize = 8 << 20;
 
+/// Held for a client that does not say how much is coming, before its signature is checked: times the
+/// requests in flight, this must be memory that a node can spare.
+const UNMEASURED_BYTES_MAX: usize = 1 << 20;
+
 /// How far a client's clock may be off. S3: 15 minutes.
 const CLOCK_SKEW_SECONDS_MAX: u32 = 900;
 
@@ -43,6 +48,7 @@ struct Inner {
     s3: S3Service,
     admission: Arc<Semaphore>,
     random: Arc<dyn Random>,
+    owner: String,
 }
 
 /// Serves `store` as S3.
@@ -51,11 +57,9 @@ pub fn service(store: Arc<dyn ObjectStore>, config: GatewayConfig) -> GatewaySer
     let mut bounds = S3Config::default();
     bounds.xml_max_body_size = XML_BYTES_MAX;
     bounds.presigned_url_max_skew_time_secs = CLOCK_SKEW_SECONDS_MAX;
-    let mut builder = S3ServiceBuilder::new(Gateway {
-        store,
-        region: config.region,
-        owner: config.owner,
-    });
+    let owner = config.owner.id.clone();
+    let mut builder =
+        S3ServiceBuilder::new(Gateway { store, region: config.region, owner: config.owner });
     builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(bounds))));
     builder.set_auth(Secrets(config.credentials));
     builder.set_access(SignedOnly);
@@ -65,6 +69,7 @@ pub fn service(store: Arc<dyn ObjectStore>, config: GatewayConfig) -> GatewaySer
         s3: builder.build(),
         admission: Arc::new(Semaphore::new(config.requests_max)),
         random: config.random,
+        owner,
     };
     GatewayService { inner: Arc::new(inner) }
 }
@@ -91,9 +96,14 @@ impl GatewayService {
         response::finish(&origin, answer).map(|body| GatewayBody::new(body, Some(permit)))
     }
 
-    async fn answer(&self, mut parts: Parts, body: s3s::Body) -> Response<s3s::Body> {
+    async fn answer(&self, mut parts: Parts, mut body: s3s::Body) -> Response<s3s::Body> {
         let refusal = Refusal::default();
-        let body = match edge::check(&mut parts)
+        if has_no_length(&parts)
+            && let Err(error) = measure(&mut parts, &mut body).await
+        {
+            return response::of_error(error);
+        }
+        let body = match edge::check(&mut parts, &self.inner.owner)
             .and_then(|()| guarded(&parts, body, &refusal))
         {
             Ok(body) => body,
@@ -109,6 +119,26 @@ impl GatewayService {
             }
         }
     }
+}
+
+/// Whether nothing says how much is coming: HTTP chunks without any announcement, or no body at all.
+fn has_no_length(parts: &Parts) -> bool {
+    !parts.headers.contains_key(header::CONTENT_LENGTH)
+        && !parts.headers.contains_key("x-amz-decoded-content-length")
+        && matches!(parts.method, Method::PUT | Method::POST)
+}
+
+/// S3 wants a length; a body small enough to be held gets the one it turns out to have.
+async fn measure(parts: &mut Parts, body: &mut s3s::Body) -> S3Result<()> {
+    let whole = Limited::new(std::mem::take(body), UNMEASURED_BYTES_MAX).collect().await;
+    let whole = whole.map_err(|_| {
+        let message = "you must provide the Content-Length header";
+        error::coded("MissingContentLength", http::StatusCode::LENGTH_REQUIRED, message)
+    })?;
+    let bytes = whole.to_bytes();
+    parts.headers.insert(header::CONTENT_LENGTH, bytes.len().into());
+    *body = bytes.into();
+    Ok(())
 }
 
 /// The body that s3s may see.
@@ -132,7 +162,7 @@ fn guarded(parts: &Parts, body: s3s::Body, refusal: &Refusal) -> S3Result<s3s::B
 fn without_object_checksum(parts: &Parts) -> http::HeaderMap {
     let mut headers = parts.headers.clone();
     if parts.uri.path().trim_start_matches('/').contains('/') {
-        for algorithm in holdfast_engine::checksum::ChecksumAlgorithm::ALL {
+        for algorithm in holdfast_engine::checksum::Algorithm::ALL {
             headers.remove(crate::digests::header_name(algorithm));
         }
         headers.remove("x-amz-checksum-algorithm");

@@ -1,25 +1,69 @@
-//! `testbed`: the model checker now; local clusters, faults and benchmarks with their modules.
+//! `testbed`: local clusters of real daemons, faults, benchmarks. Sees all; nothing sees it.
+//!
+//! Owns everything that is done *to* a cluster from outside: starting and stopping it, hurting it on
+//! purpose, measuring it. Never part of the product: nothing depends on it, and it speaks to daemons
+//! only as operators and S3 clients do.
+//!
+//! | module | command |
+//! |---|---|
+//! | [`up`], [`down`] | `testbed up`, `testbed down`: a cluster on free loopback ports |
+//! | [`fault`] | `testbed fault`: kill, stop, start, pause, resume a node; scribble over an index |
+//! | [`bench`] | `testbed bench`: load with verified content, latencies, the servers' CPU |
+//! | [`model`] | `testbed model`: the model checker of the register protocol |
+//! | [`cluster`] | `cluster.json`, what the commands know of a cluster |
+//! | [`process`], [`health`], [`ports`] | daemons as processes, their readiness, their ports |
 
-mod model;
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-#[derive(Parser, Debug)]
-#[command(name = "testbed", about = "Checks, breaks and measures Holdfast.")]
+mod bench;
+mod cluster;
+mod down;
+mod fault;
+mod health;
+mod model;
+mod ports;
+mod process;
+mod up;
+
+/// Local Holdfast clusters: start, hurt, measure.
+#[derive(Parser)]
+#[command(name = "testbed", version)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
-#[derive(Subcommand, Debug)]
+#[derive(Subcommand)]
 enum Command {
+    /// Start a cluster of real daemons on free loopback ports; returns (or waits) when all are ready.
+    Up(up::Args),
+    /// Take a cluster down: SIGTERM, then SIGKILL.
+    Down(down::Args),
+    /// Do something bad to a node, or undo it; returns when it is in effect.
+    Fault(fault::Args),
+    /// Put load on a cluster and measure it.
+    Bench(bench::Args),
     /// Check the register protocol with the model checker.
     Model(model::Args),
 }
 
-fn main() -> anyhow::Result<std::process::ExitCode> {
-    let fine = match Cli::parse().command {
-        Command::Model(args) => model::command(&args)?,
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Up(args) => up::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Down(args) => down::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Fault(args) => fault::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Bench(args) => bench::run(&args),
+        Command::Model(args) => model::command(&args).map(as_exit),
     };
-    Ok(if fine { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::FAILURE })
+    done.unwrap_or_else(|error| {
+        eprintln!("testbed: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// The exit code of a command that finds something or does not.
+fn as_exit(fine: bool) -> ExitCode {
+    if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

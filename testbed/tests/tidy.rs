@@ -112,7 +112,7 @@ fn product(text: &str) -> &str {
 }
 
 fn is_test_file(name: &str) -> bool {
-    name.contains("/tests/") || name.contains("/examples/") || name.contains("/testing/")
+    ["/tests/", "/examples/", "/testing/", "tests/", "tests.rs"].iter().any(|t| name.contains(t))
 }
 
 fn report(what: &str, broken: &[String]) {

@@ -115,6 +115,12 @@ pub trait DiskFile: Send + Sync {
     /// [`DiskErrorKind::Short`] when the file ends before; [`DiskErrorKind::Failed`].
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), DiskError>;
 
+    /// Fills `buf` from `offset` only if that needs no wait for the device; `false` when it would.
+    ///
+    /// # Errors
+    /// As [`Self::read_at`].
+    fn try_read_at(&self, offset: u64, buf: &mut [u8]) -> Result<bool, DiskError>;
+
     /// Writes all of `bytes` at `offset`, extending the file when needed. A [`Access::Direct`] file
     /// bypasses the page cache when address, offset and length are multiples of [`BLOCK`].
     ///

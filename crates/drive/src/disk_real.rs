@@ -8,13 +8,16 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, ErrorKind},
+    io::{self, ErrorKind, IoSliceMut},
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use rustix::fs::{Advice, OFlags};
+use rustix::{
+    fs::{Advice, OFlags},
+    io::ReadWriteFlags,
+};
 
 use crate::disk::{
     Access, AlignedBuf, BLOCK, BLOCK_U64, Disk, DiskError, DiskErrorKind, DiskFile, Space,
@@ -160,6 +163,14 @@ impl DiskFile for RealFile {
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), DiskError> {
         self.cached.read_exact_at(buf, offset).map_err(|e| failed("read", &self.path, &e))
+    }
+
+    fn try_read_at(&self, offset: u64, buf: &mut [u8]) -> Result<bool, DiskError> {
+        let want = buf.len();
+        let mut slices = [IoSliceMut::new(buf)];
+        // Any refusal, short or unsupported, means no more than: ask again in a way that may wait.
+        let read = rustix::io::preadv2(&self.cached, &mut slices, offset, ReadWriteFlags::NOWAIT);
+        Ok(read == Ok(want))
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {

@@ -37,7 +37,7 @@ pub enum Mishap {
 }
 
 /// Bytes of one file.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct Inode {
     seen: BTreeMap<u64, Block>,
     media: BTreeMap<u64, Block>,
@@ -79,7 +79,7 @@ impl NameChange {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct State {
     inodes: BTreeMap<u64, Inode>,
     next_inode: u64,
@@ -112,6 +112,13 @@ impl SimDisk {
     #[must_use]
     pub fn new(capacity: u64) -> Self {
         let state = State { capacity, ..State::default() };
+        Self { shared: Arc::new(Shared { state: Mutex::new(state), woken: Condvar::new() }) }
+    }
+
+    /// A disk of its own with the same content.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        let state = self.shared.state.lock().clone();
         Self { shared: Arc::new(Shared { state: Mutex::new(state), woken: Condvar::new() }) }
     }
 
@@ -488,6 +495,10 @@ impl DiskFile for SimFile {
             rest = tail;
         }
         Ok(())
+    }
+
+    fn try_read_at(&self, offset: u64, buf: &mut [u8]) -> Result<bool, DiskError> {
+        self.read_at(offset, buf).map(|()| true)
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {

@@ -107,11 +107,11 @@ impl SetActor {
                 },
                 () = sleep_until(flush_at) => self.flush(),
                 () = self.mailbox.wake.notified() => {
-                    probe_at.get_or_insert_with(|| Instant::now() + self.probe_every);
+                    probe_at.get_or_insert_with(|| task::after(self.probe_every));
                 }
                 () = sleep_until(probe_at) => {
                     let more = self.probe().await;
-                    probe_at = more.then(|| Instant::now() + self.probe_every);
+                    probe_at = more.then(|| task::after(self.probe_every));
                 }
             }
         }
@@ -123,7 +123,7 @@ impl SetActor {
         if self.queue.len() >= most {
             self.flush();
         } else if self.flush_at.is_none() {
-            self.flush_at = Some(Instant::now() + self.settle_every);
+            self.flush_at = Some(task::after(self.settle_every));
         }
     }
 
@@ -146,10 +146,10 @@ impl SetActor {
             let call = set.node_of(slot).call(self.probe_every, request);
             let answer = tokio::time::timeout(self.probe_every * 2, call).await;
             let facts = answer.ok().and_then(|mut results| results.pop());
-            if let Some(Ok(DriveReply::Facts(facts))) = facts {
-                if facts.state.serves() && set.health.mark_up(slot) {
-                    tracing::info!(set = %set.index, drive = %set.place(slot), "drive is back");
-                }
+            let serves =
+                matches!(&facts, Some(Ok(DriveReply::Facts(facts))) if facts.state.serves());
+            if serves && set.health.mark_up(slot) {
+                tracing::info!(set = %set.index, drive = %set.place(slot), "drive is back");
             }
         }
         set.health.down_count() > 0

@@ -27,7 +27,8 @@ pub struct BodyDigest {
 
 /// A body on its way in. The implementer verifies what the client announced (Content-MD5, checksums,
 /// trailers, length, chunk signatures) and ends the stream with an error when it does not match.
-pub trait Body: Stream<Item = Result<Bytes, StoreError>> + Send {
+/// `Unpin`, so that `digest` can be called on a [`BoxBody`].
+pub trait Body: Stream<Item = Result<Bytes, StoreError>> + Send + Unpin {
     /// Called once, after the stream ended without an error.
     fn digest(&mut self) -> BodyDigest;
 }

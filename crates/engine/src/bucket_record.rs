@@ -161,7 +161,7 @@ mod tests {
             for to in all {
                 if let Some(next) = record.into_phase(to, 20) {
                     assert_eq!((next.epoch, next.phase()), (2, to));
-                    assert_eq!(next.is_overdue(20 + STEP_MICROS + 1), true);
+                    assert!(next.is_overdue(20 + STEP_MICROS + 1));
                     legal.push((from, to));
                 }
             }

@@ -5,7 +5,7 @@ use holdfast_drive::api::{Guard, UploadHandle};
 use holdfast_register::Candidate;
 use holdfast_types::{EntryKind, Geometry, OperationId, PartRef, RegisterKey};
 
-use crate::api::BodyDigest;
+use crate::{admission::Permit, api::BodyDigest};
 
 /// An entry to be: everything but its ballots.
 #[derive(Clone, Debug)]
@@ -105,6 +105,8 @@ pub struct Received {
     pub size: u64,
     /// What the body's stream made of them.
     pub digest: BodyDigest,
+    /// Room the bytes take in memory: to be kept until they are written.
+    pub permit: Permit,
 }
 
 /// What a conditional write's caller decides on the current value.

@@ -1,6 +1,6 @@
 //! [`Engine`]: the sets of a layout, and the bounds on what goes on at once.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use holdfast_drive::node::Node;
 use holdfast_placement::{Layout, SetLayout};
@@ -8,15 +8,16 @@ use holdfast_types::{
     BallotClock, BucketStamp, NodeIndex, OperationId, Quorum, RegisterKey, WriterId,
     seam::{Clock, Random},
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     actor,
+    admission::{Admission, Permit},
     error::StoreError,
     health::Health,
     knobs::Knobs,
     registry::Registry,
     set::{SetHandle, SetShared, Slot},
+    workers::Workers,
 };
 
 /// What an engine is made of.
@@ -45,8 +46,8 @@ pub struct Engine {
     pub(crate) random: Arc<dyn Random>,
     pub(crate) knobs: Arc<Knobs>,
     pub(crate) registry: Registry,
-    operations: Arc<Semaphore>,
-    body_bytes: Arc<Semaphore>,
+    pub(crate) workers: Workers,
+    pub(crate) admission: Arc<Admission>,
 }
 
 /// Times a request starts again because the bucket changed under it.
@@ -62,6 +63,7 @@ impl Engine {
         let knobs = Arc::new(knobs);
         let writer = WriterId::draw(random.as_ref());
         let ballots = Arc::new(BallotClock::new(writer, clock.clone()));
+        let admission = Arc::new(Admission::new(&knobs));
         let make = |set: &SetLayout| {
             let (mail, mailbox) = actor::mail();
             let shared = Arc::new(SetShared {
@@ -78,6 +80,7 @@ impl Engine {
                 random: random.clone(),
                 knobs: knobs.clone(),
                 health: Health::new(set.drives.len()),
+                admission: admission.clone(),
                 mail,
             });
             actor::start(&shared, mailbox);
@@ -88,10 +91,9 @@ impl Engine {
             sets.iter().enumerate().all(|(at, set)| set.index().get() == at),
             "sets are numbered in layout order"
         );
-        let operations = Arc::new(Semaphore::new(knobs.operations_max));
-        let body_bytes = Arc::new(Semaphore::new(knobs.body_bytes_max.min(Semaphore::MAX_PERMITS)));
         let registry = Registry::default();
-        let engine = Self {
+        let workers = Workers::default();
+        let engine = Arc::new(Self {
             sets,
             layout,
             nodes,
@@ -100,10 +102,11 @@ impl Engine {
             random,
             knobs,
             registry,
-            operations,
-            body_bytes,
-        };
-        Arc::new(engine)
+            workers,
+            admission,
+        });
+        engine.start_workers();
+        engine
     }
 
     /// All sets, by index.
@@ -142,17 +145,8 @@ impl Engine {
     }
 
     /// Admits one operation, or answers [`StoreError::Overloaded`] when none ends in time.
-    pub(crate) async fn admit(&self) -> Result<OwnedSemaphorePermit, StoreError> {
-        admit(&self.operations, 1, self.knobs.admission_wait, "operations in flight").await
-    }
-
-    /// Admits `bytes` of bodies in memory.
-    pub(crate) async fn admit_bytes(
-        &self,
-        bytes: usize,
-    ) -> Result<OwnedSemaphorePermit, StoreError> {
-        let bytes = bytes.min(self.knobs.body_bytes_max) as u32;
-        admit(&self.body_bytes, bytes, self.knobs.admission_wait, "bytes of bodies in memory").await
+    pub(crate) async fn admit(&self) -> Result<Permit, StoreError> {
+        self.admission.operation().await
     }
 
     /// Runs `work` under the bucket's current stamp; again when a drive knows a newer one.
@@ -180,20 +174,4 @@ impl Engine {
 
 fn slot_of(slot: &holdfast_placement::DriveSlot) -> Slot {
     Slot { drive: slot.drive, node: slot.node, path: slot.path.clone() }
-}
-
-async fn admit(
-    semaphore: &Arc<Semaphore>,
-    permits: u32,
-    wait: Duration,
-    what: &str,
-) -> Result<OwnedSemaphorePermit, StoreError> {
-    if let Ok(permit) = semaphore.clone().try_acquire_many_owned(permits) {
-        return Ok(permit);
-    }
-    let acquire = semaphore.clone().acquire_many_owned(permits);
-    match tokio::time::timeout(wait, acquire).await {
-        Ok(permit) => Ok(permit.expect("the engine never closes its semaphores")),
-        Err(_) => Err(StoreError::Overloaded { message: format!("bound on {what} reached") }),
-    }
 }

@@ -9,6 +9,9 @@ use holdfast_types::limits;
 pub struct Knobs {
     /// Deadline of one call to a node.
     pub call: Duration,
+    /// A drive that has not answered a call for this long counts as down until it answers a probe.
+    /// Below [`Self::call`]: writers that come later are not held up by a node that hangs.
+    pub stuck_after: Duration,
     /// How long an answer waits beyond the write quorum for the other drives.
     pub ack_grace: Duration,
     /// Settle messages leave within this time of the choice. Below [`limits::SETTLE_MICROS`].
@@ -36,8 +39,6 @@ pub struct Knobs {
     pub body_bytes_max: usize,
     /// How long a request waits to be admitted.
     pub admission_wait: Duration,
-    /// Rounds a conditional write goes through before it gives up.
-    pub attempts_max: u32,
     /// Whether the healer, the resolver and the purger run.
     pub background: bool,
 }
@@ -46,6 +47,7 @@ impl Default for Knobs {
     fn default() -> Self {
         Self {
             call: Duration::from_micros(limits::CALL_MICROS),
+            stuck_after: Duration::from_secs(3),
             ack_grace: Duration::from_micros(limits::ACK_GRACE_MICROS),
             settle_every: Duration::from_micros(limits::SETTLE_MICROS / 2),
             resolve_after: Duration::from_micros(limits::RESOLVE_AFTER_MICROS),
@@ -59,7 +61,6 @@ impl Default for Knobs {
             operations_max: 4096,
             body_bytes_max: 1 << 30,
             admission_wait: Duration::from_secs(2),
-            attempts_max: 8,
             background: true,
         }
     }

@@ -6,6 +6,8 @@
 //! | module | holds |
 //! |---|---|
 //! | [`api`] | [`api::ObjectStore`], what the gateway calls, with its requests and answers |
+//! | `bulk`, `cork` | DeleteObjects; many operations in one message a node |
+//! | [`conditions`] | conditions of requests, evaluated |
 //! | [`checksum`] | S3's additional checksums of bodies, and of objects made of parts |
 //! | [`error`] | [`StoreError`], by what a client can do |
 //! | [`meta`] | [`ObjectMeta`], the engine's record of an object, and its format |
@@ -15,44 +17,80 @@
 //! | [`knobs`] | what can be tuned |
 //! | `read`, `scan` | linearizable reads of a key and of a range of keys |
 //! | `write`, `update`, `resolve` | blind writes, conditional writes, adoption |
+//! | `conversation` | drives the register's machines: rounds, ballots, grace, settling |
+//! | `object`, `range` | PUT, GET, HEAD, DELETE; which bytes a request wants |
+//! | `receive`, `stream`, `inline`, `restore` | bodies on their way in, out, and made whole |
 //! | `staged` | a draft shaped and encoded for its drives |
+//! | `admission` | bounds on what goes on at once |
 //! | `actor`, `health` | what a set owns: settle batches, the view of its drives |
+//! | [`admin`] | what operators see |
+//! | [`workers`], `heal` | the background: rolling forward, healing, purging |
 //! | `round`, `task` | one message a node; where tasks are started |
 //! | `registry`, `buckets`, [`bucket_record`] | stamps of buckets; their life; what the registry holds |
 //! | `list`, [`list_merge`] | LIST over all sets; the pure merge behind it |
+//! | `copy` | copies of objects, and into parts |
+//! | `store` | [`ObjectStore`] for [`Engine`] |
+//! | `uploads`, `complete`, `sweep` | multipart uploads, their completion, what they leave behind |
 //! | [`upload_record`], [`complete_judge`] | the life of an upload; which parts make an object |
+//! | `bulk`, `cork` | DeleteObjects; many operations in one message a node |
 //! | [`checksum`] | S3's additional checksums and entity tags |
 
 mod actor;
+pub mod admin;
+mod admission;
 pub mod api;
+pub mod checksum;
+mod conversation;
 pub mod draft;
 pub mod engine;
-pub mod checksum;
+#[cfg(test)]
+mod engine_tests;
 pub mod error;
+mod heal;
 mod health;
+mod inline;
 pub mod knobs;
 pub mod meta;
+mod object;
 #[cfg(test)]
 mod primitives_tests;
+mod range;
 mod read;
+mod receive;
 mod registry;
 mod resolve;
+mod restore;
 mod round;
 mod scan;
 pub mod set;
 mod staged;
+mod stream;
 mod task;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod update;
+pub mod workers;
 mod write;
 
 // Buckets, lists, uploads and copies, on top of the sets.
 pub mod bucket_record;
+mod buckets;
+mod bulk;
+mod complete;
 pub mod complete_judge;
+pub mod conditions;
+mod copy;
+mod cork;
+mod list;
 pub mod list_merge;
+#[cfg(test)]
+mod objects_tests;
+mod store;
+mod sweep;
 pub mod upload_record;
+mod uploads;
 
+pub use admission::Permit;
 pub use api::ObjectStore;
 pub use draft::{Data, Decision, Draft, Received, ScanResult};
 pub use engine::{Engine, EngineConfig};

@@ -445,7 +445,7 @@ mod tests {
     #[test]
     fn uploads_of_one_key_continue_behind_the_upload_marker() {
         let name = |key: &[u8], id| RegisterKey::upload_name(key, OperationId(id));
-        let all = vec![(name(b"a", 1), ()), (name(b"a", 2), ()), (name(b"b", 1), ())];
+        let all = [(name(b"a", 1), ()), (name(b"a", 2), ()), (name(b"b", 1), ())];
         let query = |after_name| Query {
             names: Names::Uploads,
             prefix: Bytes::new(),

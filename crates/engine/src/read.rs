@@ -2,28 +2,28 @@
 //! (PROTOCOL.md section 4).
 //!
 //! ```text
-//!  ask R drives --conclusive--> answer
-//!       | open, or one is late or silent
-//!  ask the rest --conclusive--> answer
+//!  ask R drives, others when one is late --conclusive--> answer
 //!       | open
-//!  give a young writer a moment, ask all again --conclusive--> answer
+//!  give a young writer a moment, ask all --conclusive--> answer
 //!       | open
 //!  resolve --> answer
 //! ```
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use holdfast_drive::api::{DriveError, DriveReply, DriveRequest, DriveResult, InlineShard, Read};
-use holdfast_register::{Answer, Candidate, Judgement, Refusal, Verdict, judge, judge_latest};
+use holdfast_drive::api::{self, DriveError, DriveRequest, InlineShard};
+use holdfast_register::{
+    Candidate, Drives, Failure, HolderMask, Machine, Reach, Read, Refusal, Seen, Target,
+};
 use holdfast_types::{BucketStamp, RegisterKey, VersionId};
 
 use crate::{
+    conversation::{Conversation, Pause},
     error::StoreError,
-    round::Calls,
-    set::{Route, SetHandle, SetShared, describe},
+    set::{Route, SetHandle, SetShared},
 };
 
-/// What was asked of a key.
+/// What is asked of a key.
 #[derive(Clone, Debug)]
 pub(crate) struct Question {
     pub(crate) scope: BucketStamp,
@@ -32,61 +32,6 @@ pub(crate) struct Question {
     pub(crate) version: Option<VersionId>,
     /// Whether shards that ride in the log are wanted along.
     pub(crate) inline: bool,
-}
-
-/// What the drives said so far, by shard index.
-pub(crate) struct Seen {
-    pub(crate) answers: Vec<Answer>,
-    pub(crate) inline: Vec<Vec<InlineShard>>,
-    asked: Vec<bool>,
-    failures: Vec<(usize, String)>,
-}
-
-impl Seen {
-    fn new(n: u8) -> Self {
-        let n = usize::from(n);
-        Self {
-            answers: vec![Answer::None; n],
-            inline: vec![Vec::new(); n],
-            asked: vec![false; n],
-            failures: Vec::new(),
-        }
-    }
-
-    /// Takes one answer in.
-    fn take(&mut self, route: &Route, shard: u8, result: DriveResult) -> Result<(), StoreError> {
-        let at = usize::from(shard);
-        match result {
-            Ok(DriveReply::View { view, inline }) => {
-                self.answers[at] = Answer::View(view);
-                self.inline[at] = inline;
-            }
-            Ok(_) => self.failures.push((route.slots[at], "unexpected reply".to_owned())),
-            Err(error) => {
-                check_scope(&error)?;
-                self.failures.push((route.slots[at], describe(&error)));
-            }
-        }
-        Ok(())
-    }
-
-    fn judge(&self, set: &SetShared, version: Option<VersionId>) -> Judgement {
-        match version {
-            Some(version) => judge(set.quorum, &self.answers, version),
-            None => judge_latest(set.quorum, &self.answers),
-        }
-    }
-}
-
-/// Fails when the drive says that the caller's view of the bucket is old: the request starts again.
-pub(crate) fn check_scope(error: &DriveError) -> Result<(), StoreError> {
-    match error {
-        DriveError::Refused {
-            refusal: Refusal::BucketOutdated { current } | Refusal::BucketNotLive { current },
-            ..
-        } => Err(StoreError::BucketChanged { current: *current }),
-        _ => Ok(()),
-    }
 }
 
 /// A key's value, with what the drives sent along.
@@ -114,81 +59,72 @@ impl SetHandle {
     }
 }
 
+/// How a read goes about it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    /// R drives; others when one is late.
+    Quick,
+    /// Everybody, for as long as a call may take.
+    Thorough,
+}
+
 impl SetShared {
     /// As [`SetHandle::read`], with the inline shards the drives sent.
     pub(crate) async fn look(
         self: &Arc<Self>,
         question: &Question,
     ) -> Result<Option<Found>, StoreError> {
-        let mut seen = Seen::new(self.n());
-        match self.ask_enough(question, &mut seen).await? {
-            Judgement::Found(candidate) if candidate.verdict == Verdict::Open => {}
-            judgement => return self.conclude(question, judgement, &mut seen),
+        match self.ask(question, Manner::Quick).await {
+            Ok((Seen::Found(found), inline)) => return Ok(found.map(|c| with_inline(c, inline))),
+            Ok((Seen::Open(_), _)) => tokio::time::sleep(self.knobs.young_writer).await,
+            Err(StoreError::BelowQuorum { .. }) => {}
+            Err(error) => return Err(error),
         }
-        tokio::time::sleep(self.knobs.young_writer).await;
-        let mut again = Seen::new(self.n());
-        let mut calls = Calls::default();
-        let all = self.up(&question.route);
-        let judgement = self.ask(question, &all, &mut calls, &mut again).await?;
-        match judgement {
-            Judgement::Found(candidate) if candidate.verdict == Verdict::Open => {
-                self.resolve(question).await
+        match self.ask(question, Manner::Thorough).await? {
+            (Seen::Found(found), inline) => Ok(found.map(|c| with_inline(c, inline))),
+            (Seen::Open(open), _) => {
+                tracing::debug!(set = %self.index, operation = %open.entry.operation, "resolving");
+                let target = question.target();
+                let (scope, route) = (question.scope, &question.route);
+                let resolved = self.resolve(scope, route, target, Reach::Open).await?;
+                Ok(resolved.map(|candidate| with_inline(candidate, Vec::new())))
             }
-            judgement => self.conclude(question, judgement, &mut again),
         }
     }
 
-    /// Asks R drives, and the rest when those do not suffice.
-    async fn ask_enough(
-        self: &Arc<Self>,
-        question: &Question,
-        seen: &mut Seen,
-    ) -> Result<Judgement, StoreError> {
-        let order = self.nearest(&question.route);
-        let (first, rest) = order.split_at(order.len().min(usize::from(self.quorum.read())));
-        let mut calls = Calls::default();
-        let judgement = self.ask(question, first, &mut calls, seen).await?;
-        if is_conclusive(&judgement) || rest.is_empty() {
-            return Ok(judgement);
-        }
-        self.ask(question, rest, &mut calls, seen).await
-    }
-
-    /// Asks `shards` and takes answers until they are conclusive, all are in, or one is late.
     async fn ask(
         self: &Arc<Self>,
         question: &Question,
-        shards: &[u8],
-        calls: &mut Calls,
-        seen: &mut Seen,
-    ) -> Result<Judgement, StoreError> {
-        let requests = shards.iter().map(|shard| {
-            seen.asked[usize::from(*shard)] = true;
-            (*shard, question.request(self))
-        });
-        self.send(&question.route, requests.collect(), calls);
-        let others_left = seen.asked.iter().filter(|asked| !**asked).count() > 0;
-        loop {
-            let results = if others_left {
-                calls.next_within(self.late(&question.route, shards)).await
-            } else {
-                calls.next().await
-            };
-            let Some(results) = results else { return Ok(seen.judge(self, question.version)) };
-            for (shard, result) in results {
-                seen.take(&question.route, shard, result)?;
+        manner: Manner,
+    ) -> Result<(Seen, Vec<InlineShard>), StoreError> {
+        let quick = manner == Manner::Quick;
+        let order = if quick { self.nearest(&question.route) } else { (0..self.n()).collect() };
+        let up = order.iter().fold(HolderMask::default(), |mask, shard| mask.with(*shard));
+        let drives = Drives { quorum: self.quorum, up };
+        let machine = Read::new(drives, question.target(), &order);
+        let patience = if quick { self.late(&question.route) } else { self.knobs.call * 2 };
+        let talk = Conversation::new(self, question.scope, &question.route, machine);
+        let mut talk = talk.reading(question.version, question.inline, patience);
+        let first = talk.machine.start();
+        let Pause::Done(outcome) = talk.run(first).await else {
+            unreachable!("reads have no condition")
+        };
+        match outcome {
+            Ok(seen) => Ok((seen, std::mem::take(&mut talk.inline))),
+            // Refusals of the bucket's epoch, and too few drives.
+            Err(failure @ (Failure::Unavailable { .. } | Failure::Refused(_))) => {
+                Err(talk.explain(failure))
             }
-            let judgement = seen.judge(self, question.version);
-            if is_conclusive(&judgement) {
-                return Ok(judgement);
-            }
+            Err(failure) => Err(talk.explain(failure)),
         }
     }
 
-    /// When an answer to a read is late: the slowest drive's usual, at least `hedge_min`.
-    fn late(&self, route: &Route, shards: &[u8]) -> std::time::Duration {
-        let late = shards.iter().map(|s| self.health.late_after(route.slots[usize::from(*s)]));
-        late.max().unwrap_or_default().max(self.knobs.hedge_min)
+    /// When an answer to a read is late: twice the usual of the drives that are up, which a slow one
+    /// among them cannot raise.
+    fn late(&self, route: &Route) -> Duration {
+        let up = route.slots.iter().filter(|slot| !self.health.is_down(**slot));
+        let usual = up.map(|slot| self.health.late_after(*slot)).min().unwrap_or_default();
+        (usual * 2).max(self.knobs.hedge_min)
     }
 
     /// Shards whose drives are up: local ones first, then node by node, so that few nodes are asked;
@@ -214,44 +150,36 @@ impl SetShared {
         shards.sort_by_key(|shard| rank(*shard));
         shards
     }
-
-    fn conclude(
-        &self,
-        question: &Question,
-        judgement: Judgement,
-        seen: &mut Seen,
-    ) -> Result<Option<Found>, StoreError> {
-        match judgement {
-            Judgement::Absent => Ok(None),
-            Judgement::Unknown { have, need } => {
-                Err(self.below_quorum(need, have, &std::mem::take(&mut seen.failures)))
-            }
-            Judgement::Found(candidate) => {
-                let operation = candidate.entry.operation;
-                let inline = seen.inline.iter_mut().flat_map(std::mem::take);
-                let inline = inline.filter(|shard| shard.operation == operation).collect();
-                debug_assert!(question.version.is_none_or(|v| v == candidate.version));
-                Ok(Some(Found { candidate, inline }))
-            }
-        }
-    }
 }
 
 impl Question {
-    fn request(&self, set: &SetShared) -> DriveRequest {
-        DriveRequest::Read(Read {
+    /// The question as one drive is asked it.
+    pub(crate) fn request(&self, set: &SetShared) -> DriveRequest {
+        DriveRequest::Read(api::Read {
             scope: set.scope(self.scope),
             key: self.route.key.clone(),
             version: self.version,
             inline: self.inline,
         })
     }
+
+    fn target(&self) -> Target {
+        self.version.map_or(Target::Latest, Target::Version)
+    }
 }
 
-fn is_conclusive(judgement: &Judgement) -> bool {
-    match judgement {
-        Judgement::Absent => true,
-        Judgement::Unknown { .. } => false,
-        Judgement::Found(candidate) => candidate.verdict == Verdict::Settled,
+fn with_inline(candidate: Candidate, mut inline: Vec<InlineShard>) -> Found {
+    inline.retain(|shard| shard.operation == candidate.entry.operation);
+    Found { candidate, inline }
+}
+
+/// Fails when the drive says that the caller's view of the bucket is old: the request starts again.
+pub(crate) fn check_scope(error: &DriveError) -> Result<(), StoreError> {
+    match error {
+        DriveError::Refused {
+            refusal: Refusal::BucketOutdated { current } | Refusal::BucketNotLive { current },
+            ..
+        } => Err(StoreError::BucketChanged { current: *current }),
+        _ => Ok(()),
     }
 }

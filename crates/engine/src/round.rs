@@ -11,6 +11,7 @@ use holdfast_drive::api::{DriveError, DriveRequest, DriveResult};
 use holdfast_types::{DriveId, ErrorClass};
 
 use crate::{
+    cork,
     set::{Route, SetShared, ShardRequests, ShardResults},
     task,
 };
@@ -18,7 +19,7 @@ use crate::{
 /// Calls under way. Dropped early, they run to their end in the background.
 #[derive(Default)]
 pub(crate) struct Calls {
-    pending: FuturesUnordered<BoxFuture<'static, ShardResults>>,
+    pending: FuturesUnordered<BoxFuture<'static, (u32, ShardResults)>>,
 }
 
 impl Calls {
@@ -26,20 +27,20 @@ impl Calls {
         self.pending.is_empty()
     }
 
-    /// The next node's answers; `None` when all have answered.
-    pub(crate) async fn next(&mut self) -> Option<ShardResults> {
+    /// The next node's answers and their round; `None` when all have answered.
+    pub(crate) async fn next(&mut self) -> Option<(u32, ShardResults)> {
         self.pending.next().await
     }
 
     /// As [`Self::next`], but `None` also when `wait` has passed.
-    pub(crate) async fn next_within(&mut self, wait: Duration) -> Option<ShardResults> {
+    pub(crate) async fn next_within(&mut self, wait: Duration) -> Option<(u32, ShardResults)> {
         tokio::time::timeout(wait, self.pending.next()).await.ok().flatten()
     }
 
     /// All answers there will be.
     pub(crate) async fn all(&mut self) -> ShardResults {
         let mut results = Vec::new();
-        while let Some(some) = self.next().await {
+        while let Some((_, some)) = self.next().await {
             results.extend(some);
         }
         results
@@ -58,13 +59,14 @@ impl SetShared {
     pub(crate) fn send(
         self: &Arc<Self>,
         route: &Route,
+        round: u32,
         requests: ShardRequests,
         calls: &mut Calls,
     ) {
         let slots = requests
             .into_iter()
             .map(|(shard, request)| (shard, route.slots[usize::from(shard)], request));
-        for call in self.calls_to(slots.collect()) {
+        for call in self.calls_to(round, slots.collect()) {
             calls.pending.push(call);
         }
     }
@@ -75,7 +77,7 @@ impl SetShared {
         requests: Vec<(usize, DriveRequest)>,
     ) -> Vec<(usize, DriveResult)> {
         let tagged = requests.into_iter().map(|(slot, request)| (slot as u8, slot, request));
-        let calls: FuturesUnordered<_> = self.calls_to(tagged.collect()).into_iter().collect();
+        let calls: FuturesUnordered<_> = self.calls_to(0, tagged.collect()).into_iter().collect();
         let mut calls = Calls { pending: calls };
         calls.all().await.into_iter().map(|(slot, result)| (usize::from(slot), result)).collect()
     }
@@ -83,24 +85,29 @@ impl SetShared {
     /// One future a message; each answers by the tag of its requests.
     fn calls_to(
         self: &Arc<Self>,
+        round: u32,
         requests: Vec<(u8, usize, DriveRequest)>,
-    ) -> Vec<BoxFuture<'static, ShardResults>> {
+    ) -> Vec<BoxFuture<'static, (u32, ShardResults)>> {
         let mut groups: BTreeMap<(u16, usize), Vec<(u8, usize, DriveRequest)>> = BTreeMap::new();
         for (tag, slot, request) in requests {
             let alone = if self.health.is_suspect(slot) { slot + 1 } else { 0 };
             let group = (self.slots[slot].node.0, alone);
             groups.entry(group).or_default().push((tag, slot, request));
         }
-        groups.into_values().map(|group| self.call(group)).collect()
+        groups.into_values().map(|group| self.call(round, group)).collect()
     }
 
     fn call(
         self: &Arc<Self>,
+        round: u32,
         group: Vec<(u8, usize, DriveRequest)>,
-    ) -> BoxFuture<'static, ShardResults> {
+    ) -> BoxFuture<'static, (u32, ShardResults)> {
         let shared = self.clone();
         Box::pin(async move {
-            let node = shared.node_of(group[0].1).clone();
+            let first = group[0].1;
+            let node = shared.node_of(first).clone();
+            let alone = shared.health.is_suspect(first).then_some(shared.slots[first].drive);
+            let lane = (shared.slots[first].node.0, alone);
             let tags: Vec<(u8, usize)> = group.iter().map(|(tag, slot, _)| (*tag, *slot)).collect();
             let batch: Vec<(DriveId, DriveRequest)> = group
                 .into_iter()
@@ -108,18 +115,37 @@ impl SetShared {
                 .collect();
             let begun = shared.clock.monotonic_micros();
             let deadline = shared.knobs.call;
-            // The carrier keeps the deadline; this one bounds a carrier that does not.
-            let answers = tokio::time::timeout(deadline * 2, node.call(deadline, batch)).await;
+            let answers = cork::call(node, lane, deadline, batch);
+            let mut answers = shared.patiently(&tags, answers).await.into_iter();
             let took = shared.clock.monotonic_micros().saturating_sub(begun);
-            let mut answers = answers.unwrap_or_default().into_iter();
-            tags.into_iter()
-                .map(|(tag, slot)| {
-                    let result = answers.next().unwrap_or_else(|| shared.silence(slot));
-                    shared.learn(slot, &result, Duration::from_micros(took));
-                    (tag, result)
-                })
-                .collect()
+            let results = tags.into_iter().map(|(tag, slot)| {
+                let result = answers.next().unwrap_or_else(|| shared.silence(slot));
+                shared.learn(slot, &result, Duration::from_micros(took));
+                (tag, result)
+            });
+            (round, results.collect())
         })
+    }
+
+    /// Waits for a call. Drives that take very long count as down from then on, for those who come
+    /// later; this caller still waits for them. The carrier keeps the deadline; twice that bounds one
+    /// that does not.
+    async fn patiently(
+        &self,
+        tags: &[(u8, usize)],
+        call: impl Future<Output = Vec<DriveResult>>,
+    ) -> Vec<DriveResult> {
+        let mut call = std::pin::pin!(call);
+        if let Ok(answers) = tokio::time::timeout(self.knobs.stuck_after, &mut call).await {
+            return answers;
+        }
+        for (_, slot) in tags {
+            if self.health.mark_down(*slot) {
+                tracing::warn!(set = %self.index, drive = %self.place(*slot), "drive is stuck");
+            }
+        }
+        self.mail.wake();
+        tokio::time::timeout(self.knobs.call * 2, call).await.unwrap_or_default()
     }
 
     fn silence(&self, slot: usize) -> DriveResult {

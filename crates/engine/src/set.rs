@@ -15,7 +15,7 @@ use holdfast_types::{
     seam::{Clock, Random},
 };
 
-use crate::{actor::Mail, error::StoreError, health::Health, knobs::Knobs};
+use crate::{actor::Mail, admission::Admission, error::StoreError, health::Health, knobs::Knobs};
 
 /// One drive's place in a set.
 #[derive(Clone, Debug)]
@@ -40,6 +40,7 @@ pub(crate) struct SetShared {
     pub(crate) random: Arc<dyn Random>,
     pub(crate) knobs: Arc<Knobs>,
     pub(crate) health: Health,
+    pub(crate) admission: Arc<Admission>,
     pub(crate) mail: Mail,
 }
 

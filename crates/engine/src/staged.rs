@@ -1,14 +1,17 @@
 //! A draft made ready for its drives: shaped, encoded, and turned into one Accept a shard.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use holdfast_drive::api::{Accept, DriveRequest, ShardSource};
+use holdfast_drive::api::ShardSource;
 use holdfast_erasure::{Salt, encode_body};
-use holdfast_types::{
-    Ballot, BucketStamp, Entry, Geometry, OperationId, ShardIndex, VersionId, limits,
-};
+use holdfast_register::HolderMask;
+use holdfast_types::{Ballot, BucketStamp, Entry, Geometry, OperationId, ShardIndex, limits};
 
 use crate::{
     draft::{Data, Draft},
+    error::StoreError,
+    receive::Upload,
     set::{Route, SetShared},
 };
 
@@ -21,29 +24,47 @@ pub(crate) struct Staged {
 }
 
 impl Staged {
-    /// Shapes a draft for the set as it stands now.
-    pub(crate) fn new(set: &SetShared, route: &Route, draft: Draft) -> Self {
-        let (geometry, inline) = match &draft.data {
-            Data::None => (Geometry::EMPTY, Vec::new()),
-            Data::Uploaded(uploaded) => (uploaded.geometry, Vec::new()),
-            Data::Inline(body) => {
-                let geometry = set.geometry(body.len() as u64);
-                let salts = set.salts(route, draft.operation);
-                let encode = || encode_body(&geometry, body, &salts);
-                (geometry, if body.is_empty() { Vec::new() } else { encode() })
+    /// Shapes a draft for the set as it stands now. A body whose shards are too large for Accept, as
+    /// may be when drives are away, is uploaded.
+    pub(crate) async fn new(
+        set: &Arc<SetShared>,
+        scope: BucketStamp,
+        route: &Route,
+        draft: Draft,
+    ) -> Result<Self, StoreError> {
+        let body = match &draft.data {
+            Data::None => return Ok(Self { draft, geometry: Geometry::EMPTY, inline: Vec::new() }),
+            Data::Uploaded(uploaded) => {
+                let geometry = uploaded.geometry;
+                return Ok(Self { draft, geometry, inline: Vec::new() });
             }
+            Data::Inline(body) => body.clone(),
         };
-        Self { draft, geometry, inline }
+        let geometry = set.geometry(body.len() as u64);
+        if rides_inline(&geometry) {
+            let salts = set.salts(route, draft.operation);
+            let encode = || encode_body(&geometry, &body, &salts);
+            let inline = if body.is_empty() { Vec::new() } else { encode() };
+            return Ok(Self { draft, geometry, inline });
+        }
+        let upload = Upload::open(set, scope, route, draft.operation, geometry).await?;
+        let uploaded = upload.send_whole(&body).await?;
+        let geometry = uploaded.geometry;
+        let draft = draft.with_data(Data::Uploaded(uploaded));
+        Ok(Self { draft, geometry, inline: Vec::new() })
+    }
+
+    /// Shards that the writer has, of those whose drives are up.
+    pub(crate) fn own(&self, up: HolderMask) -> HolderMask {
+        let Data::Uploaded(uploaded) = &self.draft.data else { return up };
+        let with = uploaded.handles.iter().enumerate().filter(|(_, handle)| handle.is_some());
+        let there = with.fold(HolderMask::default(), |mask, (shard, _)| mask.with(shard as u8));
+        there.intersection(up)
     }
 
     /// Whether it can be shaped anew for fewer drives.
     pub(crate) const fn is_reshapable(&self) -> bool {
         !matches!(self.draft.data, Data::Uploaded(_))
-    }
-
-    /// Data shards: `k_v`.
-    pub(crate) const fn data_shards(&self) -> u8 {
-        if self.geometry.has_data() { self.geometry.data_shards } else { 0 }
     }
 
     /// The entry under a ballot the writer draws for it.
@@ -70,29 +91,6 @@ impl Staged {
                 uploaded.handles[at].map_or(ShardSource::Missing, ShardSource::Upload)
             }
         }
-    }
-
-    /// The command to the drive of a shard.
-    pub(crate) fn accept(
-        &self,
-        set: &SetShared,
-        scope: BucketStamp,
-        route: &Route,
-        version: VersionId,
-        entry: &Entry,
-        shard: u8,
-        absorbed: Option<OperationId>,
-    ) -> DriveRequest {
-        DriveRequest::Accept(Accept {
-            scope: set.scope(scope),
-            key: route.key.clone(),
-            version,
-            entry: entry.clone(),
-            shard: ShardIndex(shard),
-            source: self.source(shard),
-            absorbed,
-            guard: self.draft.guard.clone(),
-        })
     }
 }
 

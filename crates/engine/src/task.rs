@@ -1,8 +1,19 @@
 //! The one place where the engine starts tasks.
 
-use std::future::Future;
+use std::{future::Future, time::Duration};
 
 use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::time::Instant;
+
+/// The time `wait` from now, on the runtime's clock.
+pub(crate) fn after(wait: Duration) -> Instant {
+    tokio::time::sleep(wait).deadline()
+}
+
+/// How long until `at`; nothing when it has passed.
+pub(crate) fn until(at: Instant) -> Duration {
+    at.saturating_duration_since(after(Duration::ZERO))
+}
 
 /// Runs `future` on the runtime, its outcome unheeded.
 pub(crate) fn detach(future: impl Future<Output = ()> + Send + 'static) {

@@ -1,24 +1,30 @@
 //! Conditional writes: Prepare, judge, decide, Accept under the promise (PROTOCOL.md section 3).
 
-use holdfast_drive::api::{DriveReply, DriveRequest, Prepare};
-use holdfast_register::{Answer, Candidate, Judgement, Verdict, judge};
-use holdfast_types::{BucketStamp, HybridTime, RegisterKey, VersionId};
+use std::sync::Arc;
+
+use holdfast_register::{
+    Candidate, Conditional, Decided, Decision as Ruling, Failure, Machine, Subject,
+};
+use holdfast_types::{Ballot, BucketStamp, OperationId, RegisterKey, VersionId};
 
 use crate::{
-    draft::Decision,
+    conversation::{Conversation, Pause},
+    draft::{Decision, Draft},
     error::StoreError,
-    read::{Question, check_scope},
-    round::Calls,
-    set::{SetHandle, describe},
+    set::SetHandle,
     staged::Staged,
 };
 
 impl SetHandle {
-    /// Decides on the current value of a register and writes under the promise that nothing came in between. `decide` may be called
-    /// again when another writer wins meanwhile. A tombstone is shown as such.
+    /// Decides on the current value of a register and writes under the promise that nothing came in
+    /// between. A tombstone is shown as such.
+    ///
+    /// `decide` is called again when another writer wins meanwhile. A draft whose content depends on
+    /// what was shown needs a fresh operation id each time: the id names the content.
     ///
     /// # Errors
-    /// What `decide` answers; [`StoreError::BelowQuorum`], [`StoreError::Unknown`].
+    /// What `decide` answers; [`StoreError::BelowQuorum`] when nothing was written,
+    /// [`StoreError::Unknown`], [`StoreError::ConditionalConflict`] when others won too often.
     #[tracing::instrument(level = "debug", skip_all, fields(set = %self.index(), ?key))]
     pub async fn update<T: Send>(
         &self,
@@ -28,73 +34,61 @@ impl SetHandle {
         mut decide: impl FnMut(Option<&Candidate>) -> Result<Decision<T>, StoreError> + Send,
     ) -> Result<T, StoreError> {
         let set = &self.shared;
+        set.check_writable()?;
         let route = set.route(&key)?;
-        let mut floor = HybridTime(0);
-        for _ in 0..set.knobs.attempts_max {
-            set.check_writable()?;
-            let ballot = set.draw_above(floor);
-            floor = ballot.time;
-            let prepare = |shard: u8| {
-                let prepare = Prepare {
-                    scope: set.scope(scope),
-                    key: key.clone(),
-                    ballot,
-                    since: ballot.time,
-                    inline: false,
-                };
-                (shard, DriveRequest::Prepare(prepare))
+        let drives = set.drives(&route);
+        let seal = OperationId::draw(set.random.as_ref());
+        let machine = Conditional::new(drives, version, Subject::Register, seal);
+        let mut talk = Conversation::new(set, scope, &route, machine);
+        let mut answers: Vec<(OperationId, T)> = Vec::new();
+        let mut kept = None;
+        let mut step = talk.machine.start();
+        let outcome = loop {
+            let current = match talk.run(step).await {
+                Pause::Done(outcome) => break outcome,
+                Pause::Evaluate(current) => current,
             };
-            let mut calls = Calls::default();
-            set.send(&route, set.up(&route).into_iter().map(prepare).collect(), &mut calls);
-            let mut answers = vec![Answer::None; usize::from(set.n())];
-            let mut refused = false;
-            let mut failures = Vec::new();
-            for (shard, result) in calls.all().await {
-                match result {
-                    Ok(DriveReply::View { view, .. }) => {
-                        answers[usize::from(shard)] = Answer::View(view);
-                    }
-                    Ok(_) => {}
-                    Err(error) => {
-                        check_scope(&error)?;
-                        if let holdfast_drive::api::DriveError::Refused { refusal, .. } = &error {
-                            refused = true;
-                            floor = floor.max(refusal.winner().unwrap_or_default().time);
-                        }
-                        failures.push((route.slots[usize::from(shard)], describe(&error)));
-                    }
+            let ruling = match decide(current.as_ref()) {
+                Err(error) => {
+                    kept = Some(Err(error));
+                    Ruling::Keep
                 }
-            }
-            if refused {
-                continue;
-            }
-            let current = match judge(set.quorum, &answers, version) {
-                Judgement::Absent => None,
-                Judgement::Unknown { have, need } => {
-                    return Err(set.below_quorum(need, have, &failures));
+                Ok(Decision::Keep(answer)) => {
+                    kept = Some(Ok(answer));
+                    Ruling::Keep
                 }
-                Judgement::Found(candidate) if candidate.verdict == Verdict::Open => {
-                    let route = route.clone();
-                    set.resolve(&Question { scope, route, version: Some(version), inline: false })
-                        .await?;
-                    continue;
+                Ok(Decision::Write(draft, answer)) => {
+                    answers.push((draft.operation, answer));
+                    let staged = self.stage(scope, &route, draft).await?;
+                    let own = staged.own(drives.up);
+                    let entry = staged.entry(Ballot::ZERO);
+                    talk.staged = Some(staged);
+                    Ruling::Write { entry, own, keeps_order: false }
                 }
-                Judgement::Found(candidate) => Some(candidate),
             };
-            let (draft, answer) = match decide(current.as_ref())? {
-                Decision::Keep(answer) => return Ok(answer),
-                Decision::Write(draft, answer) => (draft, answer),
-            };
-            let staged = Staged::new(set, &route, draft);
-            let tally = set.accept_round(scope, &route, version, &staged, ballot).await?;
-            let need = set.quorum.acknowledged(staged.data_shards());
-            if tally.holders.count() >= need {
-                return Ok(answer);
+            step = talk.machine.on_decision(ruling);
+        };
+        match outcome {
+            Ok(Decided::Written(entry)) => {
+                talk.settle();
+                let written = answers.into_iter().rfind(|(id, _)| *id == entry.operation);
+                Ok(written.expect("what was written is one of the drafts").1)
             }
-            if tally.accepted.count() > 0 {
-                return Err(set.below_quorum(need, tally.holders.count(), &tally.failures));
+            Ok(Decided::Kept) => {
+                talk.settle();
+                kept.expect("kept is answered after a decision to keep")
             }
+            Err(Failure::Contended { .. }) => Err(StoreError::ConditionalConflict),
+            Err(failure) => Err(talk.explain(failure)),
         }
-        Err(StoreError::ConditionalConflict)
+    }
+
+    async fn stage(
+        &self,
+        scope: BucketStamp,
+        route: &crate::set::Route,
+        draft: Draft,
+    ) -> Result<Arc<Staged>, StoreError> {
+        Ok(Arc::new(Staged::new(&self.shared, scope, route, draft).await?))
     }
 }

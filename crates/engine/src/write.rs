@@ -1,69 +1,29 @@
-//! Blind writes: one round (PROTOCOL.md section 3).
+//! Blind writes: one round, whatever is there (PROTOCOL.md section 3).
 
 use std::sync::Arc;
 
-use holdfast_drive::api::{DriveReply, DriveResult};
-use holdfast_register::{HolderMask, ShardStatus};
-use holdfast_types::{Ballot, BucketStamp, HybridTime, RegisterKey, VersionId};
+use holdfast_register::{Blind, Failure, Machine};
+use holdfast_types::{Ballot, BucketStamp, RegisterKey, VersionId};
 
 use crate::{
-    actor::Note,
+    conversation::{Conversation, Pause},
     draft::Draft,
     error::StoreError,
-    read::check_scope,
-    round::Calls,
-    set::{Route, SetHandle, SetShared, describe},
+    set::SetHandle,
     staged::Staged,
 };
 
-/// What came back from one round of Accepts.
-#[derive(Default)]
-pub(crate) struct Tally {
-    /// Drives that hold entry and shard.
-    pub(crate) holders: HolderMask,
-    /// Drives that accepted, with or without their shard.
-    pub(crate) accepted: HolderMask,
-    pub(crate) refused: u8,
-    pub(crate) winner: Option<Ballot>,
-    pub(crate) failures: Vec<(usize, String)>,
-}
-
-impl Tally {
-    pub(crate) fn take(
-        &mut self,
-        route: &Route,
-        shard: u8,
-        result: DriveResult,
-    ) -> Result<(), StoreError> {
-        match result {
-            Ok(DriveReply::Accepted(status)) => {
-                self.accepted = self.accepted.with(shard);
-                if status != ShardStatus::Missing {
-                    self.holders = self.holders.with(shard);
-                }
-            }
-            Ok(_) => {}
-            Err(error) => {
-                if self.accepted.count() == 0 {
-                    check_scope(&error)?;
-                }
-                if let holdfast_drive::api::DriveError::Refused { refusal, .. } = &error {
-                    self.refused += 1;
-                    self.winner = self.winner.max(refusal.winner());
-                }
-                self.failures.push((route.slots[usize::from(shard)], describe(&error)));
-            }
-        }
-        Ok(())
-    }
-}
+/// Times a body that is in memory is shaped anew, for a set that lost drives before anything was
+/// written.
+const SHAPES_MAX: usize = 3;
 
 impl SetHandle {
-    /// Writes an entry, whatever is there.
+    /// Writes an entry, whatever is there. Answers the order it took: its place among the key's
+    /// versions.
     ///
     /// # Errors
-    /// [`StoreError::BelowQuorum`] when too few drives are there, [`StoreError::Unknown`] when the
-    /// outcome cannot be known.
+    /// [`StoreError::BelowQuorum`] when too few drives are there and nothing was written,
+    /// [`StoreError::Unknown`] when the outcome cannot be known.
     #[tracing::instrument(level = "debug", skip_all, fields(set = %self.index(), ?key))]
     pub async fn write(
         &self,
@@ -74,64 +34,32 @@ impl SetHandle {
     ) -> Result<Ballot, StoreError> {
         let set = &self.shared;
         let route = set.route(&key)?;
-        let mut floor = HybridTime(0);
-        for _ in 0..set.knobs.attempts_max {
-            set.check_writable()?;
-            let staged = Staged::new(set, &route, draft.clone());
-            let ballot = set.draw_above(floor);
-            let tally = set.accept_round(scope, &route, version, &staged, ballot).await?;
-            let need = set.quorum.acknowledged(staged.data_shards());
-            if tally.holders.count() >= need {
-                return Ok(ballot);
-            }
-            match tally.winner {
-                Some(winner) if tally.accepted.count() == 0 => floor = winner.time,
-                _ => return Err(set.below_quorum(need, tally.holders.count(), &tally.failures)),
-            }
-        }
-        Err(StoreError::Unknown { message: "too many attempts".to_owned() })
-    }
-}
-
-impl SetShared {
-    /// One round of Accepts: returns when all drives that are up have answered, or some time after
-    /// enough have. What is chosen is settled, once the stragglers are in.
-    pub(crate) async fn accept_round(
-        self: &Arc<Self>,
-        scope: BucketStamp,
-        route: &Route,
-        version: VersionId,
-        staged: &Staged,
-        ballot: Ballot,
-    ) -> Result<Tally, StoreError> {
-        let entry = staged.entry(ballot);
-        let accept =
-            |shard: u8| (shard, staged.accept(self, scope, route, version, &entry, shard, None));
-        let mut calls = Calls::default();
-        self.send(route, self.up(route).into_iter().map(accept).collect(), &mut calls);
-        let need = self.quorum.acknowledged(staged.data_shards());
-        let mut tally = Tally::default();
+        let mut shapes = 0;
         loop {
-            let enough = tally.holders.count() >= need;
-            let results = if enough {
-                calls.next_within(self.knobs.ack_grace).await
-            } else {
-                calls.next().await
+            set.check_writable()?;
+            shapes += 1;
+            let staged = Arc::new(Staged::new(set, scope, &route, draft.clone()).await?);
+            let drives = set.drives(&route);
+            let own = staged.own(drives.up);
+            let machine = Blind::new(drives, version, staged.entry(Ballot::ZERO), own);
+            let talk = Conversation::new(set, scope, &route, machine);
+            let mut talk = talk.staged(staged.clone());
+            let first = talk.machine.start();
+            let Pause::Done(outcome) = talk.run(first).await else {
+                unreachable!("blind writes have no condition")
             };
-            let Some(results) = results else { break };
-            for (shard, result) in results {
-                tally.take(route, shard, result)?;
+            match outcome {
+                Ok(written) => {
+                    talk.settle();
+                    return Ok(written.entry.order);
+                }
+                // Nothing was written. The set may be narrower than thought: shape the body for it.
+                Err(Failure::Unavailable { .. })
+                    if shapes < SHAPES_MAX
+                        && staged.is_reshapable()
+                        && set.width(staged.geometry.size) != staged.geometry.data_shards => {}
+                Err(failure) => return Err(talk.explain(failure)),
             }
         }
-        if tally.holders.count() >= need {
-            self.mail.settle(Note {
-                route: route.clone(),
-                scope,
-                version,
-                operation: entry.operation,
-                holders: tally.holders,
-            });
-        }
-        Ok(tally)
     }
 }

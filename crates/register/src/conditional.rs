@@ -153,6 +153,14 @@ impl Conditional {
         }
     }
 
+    /// As if traces of an operation that must not come up any more were left: when the caller keeps
+    /// what it is shown, the register is sealed first, so that nothing below this machine's ballot can
+    /// be adopted afterwards. Who rolls another's operation back needs this.
+    #[must_use]
+    pub fn sealing(self) -> Self {
+        Self { dirty: true, ..self }
+    }
+
     /// The caller's decision on the candidate of [`Step::Evaluate`].
     pub fn on_decision(&mut self, decision: Decision) -> Step<DecideOutcome> {
         let parked = Phase::Over(AcceptRound::default());

@@ -18,6 +18,7 @@
 //! | [`codec`] | the little byte writer and reader behind all our record formats |
 //! | [`limits`] | every limit, with its reason |
 //! | [`seam`] | the traits [`seam::Clock`] and [`seam::Random`] |
+//! | [`view`] | the cluster as adminctl shows it |
 
 pub mod ballot;
 pub mod bucket;
@@ -31,6 +32,7 @@ pub mod key;
 pub mod limits;
 pub mod quorum;
 pub mod seam;
+pub mod view;
 
 pub use ballot::{Ballot, BallotClock, HybridTime};
 pub use bucket::{BucketEpoch, BucketPhase, BucketStamp};

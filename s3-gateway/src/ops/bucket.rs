@@ -1,8 +1,10 @@
 //! Buckets.
 
-use s3s::{S3Request, S3Response, S3Result, dto::*, path::check_bucket_name};
+use holdfast_engine::StoreError;
+use s3s::{S3Request, S3Response, S3Result, dto::*};
 
 use crate::{
+    auth::is_bucket_name,
     convert::timestamp,
     error::{invalid, s3_error},
     s3::Gateway,
@@ -19,7 +21,7 @@ pub(crate) async fn create(
     request: S3Request<CreateBucketInput>,
 ) -> S3Result<S3Response<CreateBucketOutput>> {
     let input = request.input;
-    if !check_bucket_name(&input.bucket) {
+    if !is_bucket_name(&input.bucket) {
         return Err(invalid("InvalidBucketName", "the bucket name is not valid in S3"));
     }
     let location = input
@@ -30,9 +32,14 @@ pub(crate) async fn create(
     if location.len() > LOCATION_BYTES_MAX || !location.is_ascii() {
         return Err(invalid("InvalidLocationConstraint", "the location constraint is no region"));
     }
-    gateway.store.create_bucket(&input.bucket, &location).await.map_err(s3_error)?;
+    match gateway.store.create_bucket(&input.bucket, &location).await {
+        // S3 in us-east-1 (API reference, CreateBucket, BucketAlreadyOwnedByYou): creating a bucket
+        // again that is one's own succeeds and changes nothing.
+        Ok(_) | Err(StoreError::BucketExists { .. }) => {}
+        Err(error) => return Err(s3_error(error)),
+    }
     let location = Some(format!("/{}", input.bucket));
-    Ok(S3Response::new(CreateBucketOutput { location, ..Default::default() }))
+    Ok(S3Response::new(CreateBucketOutput { location }))
 }
 
 pub(crate) async fn head(

@@ -30,7 +30,8 @@ impl Asked {
         encoding: Option<&EncodingType>,
     ) -> S3Result<Self> {
         let limit = limit.map_or(Ok(PAGE_KEYS_MAX), usize::try_from);
-        let limit = limit.map_err(|_| invalid("InvalidArgument", "max-keys must not be negative"))?;
+        let limit =
+            limit.map_err(|_| invalid("InvalidArgument", "max-keys must not be negative"))?;
         Ok(Self {
             bucket: bucket.to_owned(),
             prefix,
@@ -130,7 +131,8 @@ pub(crate) async fn version_1(
     let owner = gateway.owner();
     Ok(S3Response::new(ListObjectsOutput {
         name: Some(input.bucket),
-        prefix: asked.shown(&Some(asked.prefix.clone().unwrap_or_default())),
+        // As it was sent, even under encoding-type=url: SDKs do not decode it here.
+        prefix: Some(asked.prefix.clone().unwrap_or_default()),
         marker: Some(asked.keys.text(&marker)),
         max_keys: asked.max_keys(),
         is_truncated: Some(page.next.is_some()),

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use holdfast_engine::{
     StoreError,
     api::{self, UploadInfo},
-    checksum::ChecksumAlgorithm as Algorithm,
+    checksum::Algorithm,
 };
 use holdfast_types::limits::{PAGE_KEYS_MAX, PARTS_MAX};
 use s3s::{S3Request, S3Response, S3Result, dto::*};
@@ -56,7 +56,8 @@ fn composite(algorithm: Option<Algorithm>, kind: Option<&ChecksumType>) -> S3Res
         };
     };
     let composite = match kind.map(ChecksumType::as_str) {
-        None => algorithm.composite_by_default(),
+        // S3: CRC64NVME is of the full object, all others are composite unless told otherwise.
+        None => algorithm != Algorithm::Crc64Nvme,
         Some(ChecksumType::COMPOSITE) => true,
         Some(ChecksumType::FULL_OBJECT) => false,
         Some(_) => return Err(invalid("InvalidRequest", "unknown checksum type")),
@@ -125,11 +126,15 @@ fn completed(listed: Vec<CompletedPart>) -> S3Result<Vec<api::CompletedPart>> {
         };
         Ok(api::CompletedPart { number, etag: tag.into_value(), checksum: any_checksum!(part) })
     });
-    let parts = parts.collect::<S3Result<Vec<_>>>()?;
-    if parts.windows(2).all(|pair| pair[0].number < pair[1].number) {
-        return Ok(parts);
+    let mut parts = parts.collect::<S3Result<Vec<_>>>()?;
+    if !parts.is_sorted_by_key(|part| part.number) {
+        return Err(s3_error(StoreError::InvalidPartOrder));
     }
-    Err(s3_error(StoreError::InvalidPartOrder))
+    // A part that was sent twice may be named twice: the later one counts.
+    parts.reverse();
+    parts.dedup_by_key(|part| part.number);
+    parts.reverse();
+    Ok(parts)
 }
 
 pub(crate) async fn abort(
@@ -153,19 +158,19 @@ pub(crate) async fn list(
     let input = request.input;
     let keys = KeyText::new(input.encoding_type.as_ref().map(EncodingType::as_str))?;
     let limit = input.max_uploads.map_or(Ok(PAGE_KEYS_MAX), usize::try_from);
-    let limit = limit.map_err(|_| invalid("InvalidArgument", "max-uploads must not be negative"))?;
+    let limit =
+        limit.map_err(|_| invalid("InvalidArgument", "max-uploads must not be negative"))?;
     let limit = limit.min(PAGE_KEYS_MAX);
     let key_marker = input.key_marker.unwrap_or_default();
     // Without a key marker the upload-id marker is ignored (S3: ListMultipartUploads).
     let upload_marker = input.upload_id_marker.filter(|marker| !marker.is_empty());
-    let after_upload = match &upload_marker {
-        Some(marker) if !key_marker.is_empty() => Some(
-            marker
-                .parse()
-                .map_err(|_| invalid("InvalidArgument", "the upload-id marker is not one of ours"))?,
-        ),
-        _ => None,
-    };
+    let after_upload =
+        match &upload_marker {
+            Some(marker) if !key_marker.is_empty() => Some(marker.parse().map_err(|_| {
+                invalid("InvalidArgument", "the upload-id marker is not one of ours")
+            })?),
+            _ => None,
+        };
     let bytes = |text: &Option<String>| Bytes::from(text.clone().unwrap_or_default());
     let list = api::ListUploads {
         bucket: input.bucket.clone(),

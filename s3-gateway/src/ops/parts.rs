@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use holdfast_engine::{
     api::{self, PartInfo, Wanted},
-    checksum::ChecksumAlgorithm as Algorithm,
+    checksum::Algorithm,
 };
 use holdfast_types::limits::PAGE_KEYS_MAX;
 use s3s::{S3Request, S3Response, S3Result, dto::*};
@@ -36,7 +36,7 @@ pub(crate) async fn upload(
         let upload = gateway.store.upload(&put.bucket, &put.key, put.upload).await;
         let algorithm = upload.map_err(s3_error)?.checksum_algorithm;
         announced.checksum = algorithm
-            .and_then(|name| Algorithm::parse(&name))
+            .and_then(|name| Algorithm::by_name(&name))
             .map(|algorithm| (algorithm, ChecksumSource::Computed));
     }
     let body = UploadBody::new(input.body, request.trailing_headers, announced);
@@ -73,17 +73,14 @@ pub(crate) async fn copy(
         ..Default::default()
     };
     set_checksum!(result, &part.part.checksum);
-    let output =
-        UploadPartCopyOutput { copy_part_result: Some(result), ..Default::default() };
+    let output = UploadPartCopyOutput { copy_part_result: Some(result), ..Default::default() };
     Ok(S3Response::new(output))
 }
 
 /// S3: `bytes=first-last`, both ends named.
 fn copied_range(text: &str) -> S3Result<Wanted> {
     match Range::parse(text) {
-        Ok(Range::Int { first, last: Some(last) }) => {
-            Ok(Wanted::Range { first, last: Some(last) })
-        }
+        Ok(Range::Int { first, last: Some(last) }) => Ok(Wanted::Range { first, last: Some(last) }),
         _ => Err(invalid(
             "InvalidArgument",
             "the x-amz-copy-source-range value must be of the form bytes=first-last, where first \

@@ -97,7 +97,8 @@ pub(crate) async fn head(
     };
     let read = gateway.store.head_object(get).await.map_err(s3_error)?;
     let meta = &read.info.meta;
-    let shown = |given: Option<String>, name: &str| given.or_else(|| attributes::header(meta, name));
+    let shown =
+        |given: Option<String>, name: &str| given.or_else(|| attributes::header(meta, name));
     let kind = input.response_content_type.unwrap_or_else(|| attributes::content_type(meta));
     let mut output = HeadObjectOutput {
         accept_ranges: Some("bytes".to_owned()),

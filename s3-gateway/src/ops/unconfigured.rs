@@ -130,11 +130,8 @@ pub(crate) async fn object_acl(
     let input = request.input;
     object_is_there(gateway, input.bucket, input.key, input.version_id.as_deref()).await?;
     let (owner, grants) = grants(gateway);
-    let output = GetObjectAclOutput {
-        grants: Some(grants),
-        owner: Some(owner),
-        request_charged: None,
-    };
+    let output =
+        GetObjectAclOutput { grants: Some(grants), owner: Some(owner), request_charged: None };
     Ok(S3Response::new(output))
 }
 

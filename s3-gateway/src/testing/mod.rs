@@ -3,7 +3,7 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | `mod` | [`MemoryStore`], buckets and objects |
+//! | `store` | the operations |
 //! | `uploads` | multipart uploads |
 //! | `select` | conditions, ranges, roll-up: pure |
 
@@ -20,10 +20,13 @@ use bytes::Bytes;
 use futures::StreamExt;
 use holdfast_engine::{
     StoreError,
-    api::{BodyDigest, BoxBody, BucketInfo, UploadInfo},
-    meta::{Checksum, ObjectMeta, PartMeta},
+    api::{BodyDigest, BoxBody, BucketInfo, CompletedPart, ObjectInfo, UploadInfo},
+    meta::{ObjectMeta, PartMeta},
 };
-use holdfast_types::{OperationId, seam::{Clock, Random}};
+use holdfast_types::{
+    OperationId,
+    seam::{Clock, Random},
+};
 
 /// A store that forgets everything with the process.
 pub struct MemoryStore {
@@ -56,6 +59,8 @@ struct Bucket {
     info: BucketInfo,
     objects: BTreeMap<Bytes, Object>,
     uploads: BTreeMap<(Bytes, OperationId), Upload>,
+    /// What was answered: completing again with the same parts succeeds again.
+    completed: BTreeMap<OperationId, (Vec<CompletedPart>, ObjectInfo)>,
 }
 
 impl MemoryStore {
@@ -105,7 +110,6 @@ async fn drain(mut body: BoxBody) -> Result<(Chunks, u64, BodyDigest), StoreErro
         size += bytes.len() as u64;
         chunks.push(bytes);
     }
-    // A `BoxBody` is pinned, but `digest` asks for a plain reference.
-    let digest = unpinned_digest(&mut body);
+    let digest = body.digest();
     Ok((chunks, size, digest))
 }

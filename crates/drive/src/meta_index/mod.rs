@@ -14,15 +14,25 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`keeper`] | [`IndexKeeper`]: opens, feeds, distrusts and rebuilds the index of a drive |
 //! | [`record`] | the checksummed form of a value, and the digest of a whole index |
+//! | [`sled`](mod@sled) | the index on a real disk, with nothing of sled trusted |
 //! | [`memory`] | the in-memory twin, with a medium that can lose and rot |
 
+pub mod keeper;
+#[cfg(test)]
+mod keeper_tests;
 pub mod memory;
 pub mod record;
+pub mod sled;
 
 use bytes::Bytes;
 
-pub use memory::{MemoryIndex, MemoryMedium};
+pub use self::{
+    keeper::{IndexBackend, IndexKeeper},
+    memory::{MemoryIndex, MemoryMedium},
+    sled::SledIndex,
+};
 
 /// A position in the drive's log: the number of a batch. Rises over all opens of the drive.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]

@@ -39,7 +39,7 @@ use holdfast_types::Ballot;
 pub use cache::BlockCache;
 pub use plan::plan_merge;
 pub use reader::{Run, RunCursor};
-pub use set::{MergeIter, RunSet};
+pub use set::{Merge, MergeIter, RunSet};
 pub use store::RunStore;
 pub use writer::RunWriter;
 

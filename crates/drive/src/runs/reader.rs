@@ -1,6 +1,9 @@
 //! [`Run`]: one open run, and [`RunCursor`] over its items.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use bytes::Bytes;
 use holdfast_types::DriveId;
@@ -22,6 +25,8 @@ pub struct Run {
     seal: RunSeal,
     body: Option<Body>,
     cache: Arc<BlockCache>,
+    /// Rot was met in a block.
+    rotten: AtomicBool,
 }
 
 struct Body {
@@ -47,7 +52,7 @@ impl Run {
             Err(error) if means_rot(&error) => None,
             other => other?,
         };
-        Ok(Self { meta, seal, body, cache })
+        Ok(Self { meta, seal, body, cache, rotten: AtomicBool::new(false) })
     }
 
     /// What the manifest knows of it.
@@ -60,6 +65,12 @@ impl Run {
     #[must_use]
     pub const fn is_readable(&self) -> bool {
         self.body.is_some()
+    }
+
+    /// Whether all that was read of it so far was whole, so that it can be merged.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.is_readable() && !self.rotten.load(Ordering::Relaxed)
     }
 
     /// Bytes of fences and filter in memory.
@@ -134,8 +145,9 @@ impl Run {
         Ok(block)
     }
 
-    /// The keys between the fences of block `number`.
+    /// The keys between the fences of block `number`, which is rotten.
     fn range_of(&self, number: usize) -> RottenRange {
+        self.rotten.store(true, Ordering::Relaxed);
         let Some(body) = &self.body else { return self.whole_range() };
         let fence = &body.fences.blocks[number];
         let next = body.fences.blocks.get(number + 1).map(|next| next.first.clone());

@@ -64,15 +64,21 @@ impl RunSet {
     }
 
     /// The runs to merge next, if it is worth it, and whether they reach the oldest run, so that
-    /// removals need not be kept.
+    /// removals need not be kept. A run with rot cannot be read whole: it stays until what it held is
+    /// resolved, and only the stretches between such runs merge.
     #[must_use]
     pub fn next_merge(&self) -> Option<(Vec<Arc<Run>>, bool)> {
-        let sizes: Vec<u64> = self.runs.iter().map(|run| run.meta().bytes).collect();
-        let window = plan_merge(&sizes)?;
-        let reaches_oldest = window.end == self.runs.len();
-        let inputs = self.runs[window].to_vec();
-        // A run with rot cannot be read whole; it stays until what it held is resolved.
-        inputs.iter().all(|run| run.is_readable()).then_some((inputs, reaches_oldest))
+        let mut end = 0;
+        for stretch in self.runs.split(|run| !run.is_whole()) {
+            let start = end;
+            end = start + stretch.len() + 1;
+            let sizes: Vec<u64> = stretch.iter().map(|run| run.meta().bytes).collect();
+            if let Some(window) = plan_merge(&sizes) {
+                let reaches_oldest = start + window.end == self.runs.len();
+                return Some((stretch[window].to_vec(), reaches_oldest));
+            }
+        }
+        None
     }
 
     /// What is held for `key`.

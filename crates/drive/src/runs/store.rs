@@ -7,7 +7,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use holdfast_types::DriveId;
@@ -26,6 +26,7 @@ pub struct RunStore {
     cache: Arc<BlockCache>,
     set: RwLock<Arc<RunSet>>,
     next: AtomicU64,
+    keep_removals: AtomicBool,
     /// Merged away, waiting to be removed.
     retired: Mutex<Vec<Arc<Run>>>,
 }
@@ -62,6 +63,7 @@ impl RunStore {
             drive,
             cache,
             set: RwLock::new(Arc::new(RunSet::new(runs))),
+            keep_removals: AtomicBool::new(false),
             next: AtomicU64::new(last.map_or(1, |id| id.0 + 1)),
             retired: Mutex::default(),
         })
@@ -101,13 +103,20 @@ impl RunStore {
         reaches_oldest: bool,
     ) -> Result<Option<Arc<Run>>, RunError> {
         let items_max = inputs.iter().map(|run| run.meta().items).sum();
-        let merge = if reaches_oldest { Merge::DropRemovals } else { Merge::KeepRemovals };
+        let drops = reaches_oldest && !self.keep_removals.load(Ordering::Acquire);
+        let merge = if drops { Merge::DropRemovals } else { Merge::KeepRemovals };
         let mut items = MergeIter::new(inputs.to_vec(), &[], None, merge);
         let mut writer = self.writer(items_max)?;
         while let Some(item) = items.next_item()? {
             writer.add(&item)?;
         }
         self.finish(writer)
+    }
+
+    /// While an index is built from a set of runs, merges keep the removals that came since: the
+    /// builder has to learn of them.
+    pub fn keep_removals(&self, keep: bool) {
+        self.keep_removals.store(keep, Ordering::Release);
     }
 
     fn writer(&self, items_max: u64) -> Result<RunWriter, RunError> {

@@ -218,6 +218,38 @@ fn rot_is_bounded_by_its_fences() {
     assert_eq!(all(&lost.set(), b"\xfe", None), []);
 }
 
+/// Goal: rot in one run neither loses bytes in a merge nor stops the others from merging, nor is the
+/// merge tried for ever. Method: nine equal runs, the fifth rotten; merge as planned.
+#[test]
+fn merges_go_around_rot() {
+    let disk = SimDisk::new(1 << 40);
+    let store = store(&disk);
+    let random = SeededRandom::new(8);
+    for lsn in 1..=9 {
+        add(&store, lsn, &changes(&random, 300));
+    }
+    let rotten = store.set().runs()[4].meta().id;
+    disk.rot(&rotten.path(), 700, 1);
+    let (mut merges, mut refused) = (0, 0);
+    while let Some((inputs, oldest)) = store.set().next_merge() {
+        match store.merge(&inputs, oldest) {
+            Ok(merged) => {
+                assert!(store.install_merged(&inputs, merged));
+                merges += 1;
+            }
+            Err(RunError::Rotten(range)) => {
+                assert_eq!(range.run, rotten);
+                refused += 1;
+            }
+            Err(other) => panic!("{other}"),
+        }
+        assert!(merges + refused < 10, "it ends");
+    }
+    assert_eq!((merges, refused), (2, 1));
+    let left: Vec<_> = store.set().runs().iter().map(|run| run.meta().id).collect();
+    assert!(left.len() == 3 && left[1] == rotten, "{left:?}");
+}
+
 /// Goal: a crash at any call leaves either no run or a whole one, and files that nobody names are
 /// swept and their numbers not used again. Method: power off at each call of writing a run.
 #[test]

@@ -1,20 +1,22 @@
 //! A drive in memory: the register rules of `holdfast-register` over ordered maps.
 
+mod chores;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
 use holdfast_drive::api::{
-    Accept, Chore, ChoreKind, DriveError, DriveFacts, DriveReply, DriveRequest, DriveResult, Guard,
-    InlineShard, Install, ListChores, Pin, Prepare, Purge, Read, Scan, ScanPage, ScannedKey, Scope,
-    Settle, ShardRead, ShardSource, UploadHandle, UploadTarget,
+    Accept, DriveError, DriveFacts, DriveReply, DriveRequest, DriveResult, Guard, InlineShard,
+    Install, Pin, Prepare, Purge, Read, Scope, Settle, ShardRead, ShardSource, UploadHandle,
+    UploadTarget,
 };
 use holdfast_register::{
     AcceptVerdict, DriveView, Held, HolderMask, KeyState, KeyView, Refusal, RegisterState,
     Remembered, SettleVerdict, ShardStatus, decide,
 };
 use holdfast_types::{
-    Ballot, BucketId, BucketStamp, DriveId, DriveState, Entry, EntryKind, ErrorClass, HybridTime,
-    OperationId, Quorum, RegisterKey, SetEpoch, ShardIndex, VersionId, limits,
+    Ballot, BucketId, BucketStamp, DriveId, DriveState, Entry, ErrorClass, HybridTime, OperationId,
+    Quorum, RegisterKey, SetEpoch, ShardIndex, VersionId, limits,
 };
 
 /// A shard on the drive.
@@ -121,6 +123,7 @@ impl MemoryDrive {
         for state in self.keys.values_mut() {
             state.promise = Ballot::ZERO;
             state.memory.clear();
+            state.forgot = HybridTime(0);
         }
         self.keys.retain(|_, state| !state.is_blank());
         self.uploads.clear();
@@ -313,9 +316,9 @@ impl MemoryDrive {
     fn prepare(&mut self, now: HybridTime, prepare: Prepare) -> DriveResult {
         self.admit(now, prepare.scope, false)?;
         let view = self.view(now);
-        let remembers = decide::remembers_since(&view, prepare.since);
         let (floor, counts) = (self.floor, self.counts);
         let state = self.keys.entry(prepare.key.clone()).or_default();
+        let remembers = decide::remembers_since(state, &view, prepare.since);
         let decided = decide::decide_prepare(state, &view, prepare.ballot);
         if let Err(refusal) = decided {
             return Err(self.refused(refusal));
@@ -389,90 +392,6 @@ impl MemoryDrive {
             let pinned = self.pins.get(&operation).is_some_and(|leases| !leases.is_empty());
             if !pinned && !named.any(|op| op == operation) {
                 self.shards.remove(&operation);
-            }
-        }
-    }
-
-    fn scan(&mut self, now: HybridTime, scan: Scan) -> DriveResult {
-        self.admit(now, scan.scope, false)?;
-        let from =
-            RegisterKey { space: scan.space, bucket: scan.scope.bucket.id, name: scan.start };
-        let within = |key: &RegisterKey| {
-            key.space == from.space
-                && key.bucket == from.bucket
-                && scan.end.as_ref().is_none_or(|end| key.name < *end)
-        };
-        let keys = self.keys.range(from.clone()..).take_while(|(key, _)| within(key));
-        let mut keys = keys.filter(|(_, state)| !state.registers.is_empty()).peekable();
-        let mut page = ScanPage { counts: self.counts, ..ScanPage::default() };
-        while let Some((key, state)) = keys.next_if(|_| page.keys.len() < scan.limit as usize) {
-            let mut view = state.view(self.floor, self.counts, true);
-            view.memory.clear();
-            for held in view.registers.values_mut().flat_map(|r| &mut r.entries) {
-                held.entry.parts.clear();
-                if !scan.metadata {
-                    held.entry.metadata = Bytes::new();
-                }
-            }
-            page.keys.push(ScannedKey { name: key.name.clone(), view });
-        }
-        page.more = keys.peek().is_some();
-        Ok(DriveReply::Page(page))
-    }
-
-    fn chores(&self, now: HybridTime, list: &ListChores) -> Vec<Chore> {
-        let mut found = Vec::new();
-        for (key, state) in &self.keys {
-            for (version, register) in &state.registers {
-                let cursor = Bytes::from(key.encode_register(*version));
-                if list.after.as_ref().is_some_and(|after| cursor <= *after) {
-                    continue;
-                }
-                let Some((held, missing)) = self.chore_of(now, list, *version, register) else {
-                    continue;
-                };
-                found.push(Chore {
-                    cursor,
-                    key: key.clone(),
-                    version: *version,
-                    operation: held.entry.operation,
-                    ballot: held.entry.ballot,
-                    missing,
-                });
-            }
-        }
-        found.truncate(list.limit as usize);
-        found
-    }
-
-    fn chore_of<'a>(
-        &self,
-        now: HybridTime,
-        list: &ListChores,
-        version: VersionId,
-        register: &'a RegisterState,
-    ) -> Option<(&'a Held, HolderMask)> {
-        let old = |at: u64| at + list.age_micros <= now.micros();
-        let none = HolderMask::default();
-        match list.kind {
-            ChoreKind::Repairs => {
-                let settled = register.settled()?;
-                let full = HolderMask::full(self.quorum.n());
-                let missing = HolderMask(full.0 & !settled.holders.0);
-                (missing != none).then_some((settled, missing))
-            }
-            ChoreKind::Unsettled => {
-                let accepted = |held: &Held| {
-                    let id = (held.entry.operation, version);
-                    self.accepted_at.get(&id).copied().unwrap_or_default()
-                };
-                let mut open = register.entries.iter().filter(|held| !held.settled);
-                open.find(|held| old(accepted(held))).map(|held| (held, none))
-            }
-            ChoreKind::Tombstones => {
-                let head = register.head()?;
-                let gone = head.settled && head.entry.kind == EntryKind::Tombstone;
-                (gone && old(head.entry.ballot.time.micros())).then_some((head, none))
             }
         }
     }

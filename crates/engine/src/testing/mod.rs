@@ -4,7 +4,7 @@
 mod drive;
 mod node;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{Stream, stream};
@@ -23,6 +23,7 @@ use crate::{
     engine::{Engine, EngineConfig},
     error::StoreError,
     knobs::Knobs,
+    task,
 };
 
 /// A clock that follows tokio's, paused or not, from a fixed date on.
@@ -35,7 +36,7 @@ const EPOCH_MICROS: u64 = 1_767_225_600_000_000;
 
 impl Default for TokioClock {
     fn default() -> Self {
-        Self { start: tokio::time::Instant::now() }
+        Self { start: task::after(Duration::ZERO) }
     }
 }
 
@@ -79,7 +80,7 @@ pub fn cluster_with(
 pub struct Cluster {
     /// The nodes, in layout order.
     pub nodes: Vec<Arc<MemoryNode>>,
-    /// Their layout: one pool of one set.
+    /// Their layout: one pool.
     pub layout: Arc<Layout>,
     /// Their clock.
     pub clock: Arc<dyn Clock>,
@@ -92,8 +93,19 @@ impl Cluster {
     /// When `nodes * drives` is not 1 to 16.
     #[must_use]
     pub fn new(nodes: usize, drives: usize) -> Self {
+        Self::with_sets(nodes, drives, 1)
+    }
+
+    /// `nodes` nodes of `drives` drives each in `sets` sets, which every node has as many drives of.
+    ///
+    /// # Panics
+    /// When the sets do not divide the drives of a node, or have more than 16.
+    #[must_use]
+    pub fn with_sets(nodes: usize, drives: usize, sets: usize) -> Self {
+        assert_eq!(drives % sets, 0, "every node has as many drives of each set");
         let clock: Arc<dyn Clock> = Arc::new(TokioClock::default());
-        let size = (nodes * drives) as u8;
+        let per_set = drives / sets;
+        let size = (nodes * per_set) as u8;
         let id = |node: usize, at: usize| DriveId(((node + 1) * 100 + at + 1) as u128);
         let path = |at: usize| format!("/mnt/drive{}", at + 1);
         let memory = |node: usize| {
@@ -102,21 +114,27 @@ impl Cluster {
             Arc::new(MemoryNode::new(name, clock.clone(), (0..drives).map(make).collect()))
         };
         // Hosts vary fastest, as in real layouts.
-        let slots = (0..drives).flat_map(|at| (0..nodes).map(move |node| (node, at)));
+        let slots = |set: usize| {
+            let drives = set * per_set..(set + 1) * per_set;
+            drives.flat_map(|at| (0..nodes).map(move |node| (node, at)))
+        };
         let slot = |(node, at): (usize, usize)| DriveSlot {
             drive: id(node, at),
             node: NodeIndex(node as u16),
             path: path(at),
         };
-        let set =
-            SetLayout { index: SetIndex(0), epoch: SetEpoch(1), drives: slots.map(slot).collect() };
+        let set = |index: usize| SetLayout {
+            index: SetIndex(index as u16),
+            epoch: SetEpoch(1),
+            drives: slots(index).map(slot).collect(),
+        };
         let layout = Layout {
             cluster: ClusterId(1),
             generation: 1,
             nodes: (0..nodes)
                 .map(|node| NodeSpec { url: format!("http://node{}:9000", node + 1) })
                 .collect(),
-            pools: vec![Pool { weight: 1, sets: vec![set] }],
+            pools: vec![Pool { weight: 1, sets: (0..sets).map(set).collect() }],
         };
         Self { nodes: (0..nodes).map(memory).collect(), layout: Arc::new(layout), clock }
     }

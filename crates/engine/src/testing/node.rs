@@ -207,9 +207,9 @@ impl Node for MemoryNode {
                     let run = Self::run(cell, self.clock.clone(), requests);
                     let work = run.map(|done| drop(sender.send(done)));
                     if slow {
-                        task::detach(work)
+                        task::detach(work);
                     } else {
-                        work.await
+                        work.await;
                     }
                     waits.push(receiver);
                 }

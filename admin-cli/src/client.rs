@@ -1,0 +1,165 @@
+//! One signed GET over a connection of its own.
+
+use std::{future::Future, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use time::OffsetDateTime;
+use tokio::net::TcpStream;
+
+use crate::sign;
+
+/// A node that has not answered by then is not going to.
+const ANSWER_SECONDS_MAX: u64 = 30;
+
+/// A cluster of 1,000 drives is described in under a megabyte.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// Why there is no answer to print.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClientError {
+    #[error("no credentials")]
+    NoCredentials,
+    #[error("endpoint {endpoint} is not of the form http://HOST:PORT")]
+    BadEndpoint { endpoint: String },
+    #[error("reach {endpoint}: {detail}")]
+    Unreachable { endpoint: String, detail: String },
+    #[error("the node answered {code}: {message}")]
+    Refused { code: String, message: String },
+    #[error("the answer is not one of Holdfast's: {detail}")]
+    Strange { detail: String },
+}
+
+impl ClientError {
+    /// What to do next.
+    pub(crate) const fn cure(&self) -> &'static str {
+        match self {
+            Self::NoCredentials => {
+                "set HOLDFAST_ROOT_USER and HOLDFAST_ROOT_PASSWORD, or give --user and --password"
+            }
+            Self::BadEndpoint { .. } => "give --endpoint http://HOST:PORT of any node",
+            Self::Unreachable { .. } => {
+                "check that holdfastd runs there, or give --endpoint of another node"
+            }
+            Self::Refused { .. } => {
+                "check the credentials, the names and the clock of this machine"
+            }
+            Self::Strange { .. } => "check that --endpoint is a node of this version of Holdfast",
+        }
+    }
+}
+
+/// Who asks whom.
+pub(crate) struct Client {
+    endpoint: String,
+    host: String,
+    address: String,
+    user: String,
+    password: String,
+}
+
+impl Client {
+    pub(crate) fn new(endpoint: &str, user: String, password: String) -> Result<Self, ClientError> {
+        let bad = || ClientError::BadEndpoint { endpoint: endpoint.to_owned() };
+        let uri: Uri = endpoint.trim_end_matches('/').parse().map_err(|_| bad())?;
+        let is_plain = uri.scheme_str() == Some("http") && matches!(uri.path(), "" | "/");
+        let authority = uri.authority().filter(|_| is_plain).ok_or_else(bad)?;
+        let host = authority.as_str().to_owned();
+        let address = match authority.port() {
+            Some(_) => host.clone(),
+            None => format!("{host}:80"),
+        };
+        Ok(Self { endpoint: endpoint.to_owned(), host, address, user, password })
+    }
+
+    /// The body of a successful answer.
+    pub(crate) async fn get(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> Result<Bytes, ClientError> {
+        let (status, body) = self.bounded(self.exchange(path, query)).await?;
+        if status == StatusCode::OK { Ok(body) } else { Err(refusal(status, &body)) }
+    }
+
+    async fn bounded<T>(
+        &self,
+        exchange: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, ClientError> {
+        let limit = Duration::from_secs(ANSWER_SECONDS_MAX);
+        let late = |_| self.unreachable(format!("no answer within {ANSWER_SECONDS_MAX} s"));
+        tokio::time::timeout(limit, exchange).await.map_err(late)?
+    }
+
+    fn unreachable(&self, detail: impl ToString) -> ClientError {
+        ClientError::Unreachable { endpoint: self.endpoint.clone(), detail: detail.to_string() }
+    }
+
+    async fn exchange(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> Result<(StatusCode, Bytes), ClientError> {
+        let query = sign::query(query);
+        let at = OffsetDateTime::now_utc();
+        let signed = sign::Request { host: &self.host, path, query: &query, at };
+        let (date, authorization) = sign::headers(&signed, &self.user, &self.password);
+        let target = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
+        let request = Request::get(target)
+            .header(header::HOST, &self.host)
+            .header(header::AUTHORIZATION, authorization)
+            .header("x-amz-date", date)
+            .header("x-amz-content-sha256", sign::EMPTY_SHA256)
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| ClientError::Strange { detail: error.to_string() })?;
+        let stream = TcpStream::connect(&self.address).await.map_err(|e| self.unreachable(e))?;
+        let handshake = http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.map_err(|error| self.unreachable(error))?;
+        tokio::spawn(connection);
+        let answer = sender.send_request(request).await.map_err(|error| self.unreachable(error))?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
+        let body = body.map_err(|error| self.unreachable(error))?;
+        Ok((status, body.to_bytes()))
+    }
+}
+
+/// S3's error XML has code and message; anything else has at least a status.
+fn refusal(status: StatusCode, body: &[u8]) -> ClientError {
+    let text = String::from_utf8_lossy(body);
+    let tag = |name: &str| {
+        let (_, rest) = text.split_once(&format!("<{name}>"))?;
+        Some(rest.split_once("</")?.0.to_owned())
+    };
+    ClientError::Refused {
+        code: tag("Code").unwrap_or_else(|| status.as_u16().to_string()),
+        message: tag("Message").unwrap_or_else(|| status.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints() {
+        let client = |endpoint: &str| Client::new(endpoint, "u".to_owned(), "p".to_owned());
+        assert_eq!(client("http://node:9000/").unwrap().address, "node:9000");
+        assert_eq!(client("http://[::1]").unwrap().address, "[::1]:80");
+        for bad in ["node:9000", "https://node:9000", "http://node/bucket", "http://", ""] {
+            assert!(client(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn refusals_say_what_the_server_said() {
+        let xml = b"<Error><Code>NoSuchKey</Code><Message>key does not exist</Message></Error>";
+        let text = refusal(StatusCode::NOT_FOUND, xml).to_string();
+        assert_eq!(text, "the node answered NoSuchKey: key does not exist");
+        let text = refusal(StatusCode::BAD_GATEWAY, b"<html>").to_string();
+        assert_eq!(text, "the node answered 502: 502 Bad Gateway");
+    }
+}

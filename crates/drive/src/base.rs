@@ -1,0 +1,87 @@
+//! Runs, and the index that answers for them, as what lies under the overlay.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::{
+    meta_index::keeper::IndexKeeper,
+    overlay::{Base, BaseError, BasePage},
+    runs::{RunContent, RunError, RunItem, RunStore, set},
+};
+
+impl From<RunError> for BaseError {
+    fn from(error: RunError) -> Self {
+        Self { cause: error.to_string() }
+    }
+}
+
+/// The runs alone: exactly the state up to the manifest's position. Replay reads from these, for an
+/// index may be ahead of the manifest, and records must not be applied twice.
+pub struct RunsBase {
+    runs: Arc<RunStore>,
+}
+
+impl RunsBase {
+    /// The runs of a store, as they are at each call.
+    #[must_use]
+    pub const fn new(runs: Arc<RunStore>) -> Self {
+        Self { runs }
+    }
+}
+
+impl Base for RunsBase {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, BaseError> {
+        Ok(self.runs.set().get(key)?.and_then(value_of))
+    }
+
+    fn scan(&self, start: &[u8], end: Option<&[u8]>, limit: usize) -> Result<BasePage, BaseError> {
+        let mut items = self.runs.set().iter(start, end);
+        let (items, more) = set::page(&mut items, limit)?;
+        Ok(BasePage { items: items.into_iter().filter_map(pair).collect(), more })
+    }
+
+    fn key(&self, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, BaseError> {
+        Ok(self.runs.set().get_key(prefix)?.into_iter().filter_map(pair).collect())
+    }
+}
+
+fn pair(item: RunItem) -> Option<(Bytes, Bytes)> {
+    Some((item.key.clone(), value_of(item)?))
+}
+
+fn value_of(item: RunItem) -> Option<Bytes> {
+    match item.content {
+        RunContent::Value { bytes, .. } => Some(bytes),
+        RunContent::Removed => None,
+    }
+}
+
+/// The index where it is trusted, the runs where it is not.
+pub struct IndexedBase {
+    runs: Arc<RunStore>,
+    keeper: Arc<IndexKeeper>,
+}
+
+impl IndexedBase {
+    /// Runs and their index.
+    #[must_use]
+    pub const fn new(runs: Arc<RunStore>, keeper: Arc<IndexKeeper>) -> Self {
+        Self { runs, keeper }
+    }
+}
+
+impl Base for IndexedBase {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, BaseError> {
+        Ok(self.keeper.get(&self.runs.set(), key)?)
+    }
+
+    fn scan(&self, start: &[u8], end: Option<&[u8]>, limit: usize) -> Result<BasePage, BaseError> {
+        let (items, more) = self.keeper.scan(&self.runs.set(), start, end, limit)?;
+        Ok(BasePage { items, more })
+    }
+
+    fn key(&self, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, BaseError> {
+        Ok(self.keeper.get_key(&self.runs.set(), prefix)?)
+    }
+}

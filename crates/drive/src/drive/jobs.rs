@@ -1,0 +1,188 @@
+//! What happens in the background: spare segments and volumes are written ahead of need.
+
+use std::sync::Arc;
+
+use holdfast_types::ErrorClass;
+
+use crate::{
+    disk::{DiskError, DiskErrorKind, DiskFile, Space},
+    log::segment::create_segment,
+};
+
+use super::{Drive, Stop, checkpoint::Stored, recycle::Found};
+
+/// Segments kept ready, so that the log moves on without waiting for zeros to be written.
+const SPARE_SEGMENTS: usize = 1;
+
+/// What is under way.
+#[derive(Default)]
+pub(super) struct Jobs {
+    segment_coming: bool,
+    volume_coming: bool,
+    pub compacting: bool,
+    space_coming: bool,
+    /// Space was asked for at this time on the monotonic clock.
+    space_asked_at: u64,
+}
+
+/// Work for an I/O thread; its outcome goes to [`Drive::job_done`].
+pub struct BackgroundJob {
+    /// What it does, for the list of workers.
+    pub name: &'static str,
+    work: Box<dyn FnOnce() -> JobOutcome + Send>,
+}
+
+impl BackgroundJob {
+    /// Does the work. Blocks.
+    #[must_use]
+    pub fn run(self) -> JobOutcome {
+        (self.work)()
+    }
+}
+
+/// What became of a job.
+pub struct JobOutcome(Done);
+
+/// The outcomes there are.
+pub(super) enum Done {
+    Segment { id: u32, bytes: u64, created: Result<Arc<dyn DiskFile>, DiskError> },
+    Volume(Result<(), DiskError>),
+    Space(Result<Space, DiskError>),
+    Stored(Stored),
+    IndexOpened,
+    Rebuilt,
+    Sparse(Result<Vec<Found>, DiskError>),
+}
+
+/// A job that does `work`.
+pub(super) fn job(
+    name: &'static str,
+    work: impl FnOnce() -> Done + Send + 'static,
+) -> BackgroundJob {
+    BackgroundJob { name, work: Box::new(move || JobOutcome(work())) }
+}
+
+/// How often space is asked for.
+const SPACE_MICROS: u64 = 1_000_000;
+
+impl Drive {
+    /// To be called some times a second: ends leases, forgets what is old, and names work to be done
+    /// on I/O threads. Call [`Self::take_batch`] afterwards.
+    pub fn tick(&mut self) -> Vec<BackgroundJob> {
+        self.volatile.forget(self.now());
+        self.expire_pins();
+        self.uploads.expire(self.clock.monotonic_micros());
+        let mut jobs: Vec<_> = self.space_job().into_iter().collect();
+        if self.gate.fenced().is_none() {
+            self.recycle_segments();
+            jobs.extend(self.state_jobs());
+            jobs.extend(self.segment_job());
+            jobs.extend(self.volume_job());
+            jobs.extend(self.compaction_job());
+        }
+        jobs
+    }
+
+    /// Takes note of what a job did.
+    pub fn job_done(&mut self, outcome: JobOutcome) {
+        match outcome.0 {
+            Done::Segment { id, bytes, created } => {
+                self.jobs.segment_coming = false;
+                if let Some(file) = self.noted(created) {
+                    self.log.add_segment(id, file, bytes);
+                }
+            }
+            Done::Volume(created) => {
+                self.jobs.volume_coming = false;
+                self.noted(created);
+            }
+            Done::Space(space) => {
+                self.jobs.space_coming = false;
+                // What was known stands: a device that cannot tell fails its writes, too.
+                self.space = space.unwrap_or(self.space);
+            }
+            Done::Stored(stored) => self.stored(stored),
+            Done::IndexOpened => self.index_opened(),
+            Done::Rebuilt => self.index_rebuilt(),
+            Done::Sparse(found) => self.compact(found),
+        }
+    }
+
+    /// A full disk is no fault of the drive; any other failed write or sync fences it.
+    pub(super) fn noted<T>(&self, result: Result<T, DiskError>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => {
+                tracing::warn!(drive = %self.id(), %error, "background job failed");
+                if error.kind != DiskErrorKind::Full {
+                    self.gate.fence(&error.to_string());
+                }
+                None
+            }
+        }
+    }
+
+    /// Asks for the file system's space. Not here: on a hung device even that hangs, and the thread
+    /// of a tick serves other drives, too (INV-ACTOR-1).
+    fn space_job(&mut self) -> Option<BackgroundJob> {
+        let now = self.clock.monotonic_micros();
+        let is_due = now.saturating_sub(self.jobs.space_asked_at) >= SPACE_MICROS;
+        if self.jobs.space_coming || !is_due {
+            return None;
+        }
+        self.jobs.space_coming = true;
+        self.jobs.space_asked_at = now;
+        let disk = self.disk.clone();
+        Some(job("ask for space", move || Done::Space(disk.space())))
+    }
+
+    fn segment_job(&mut self) -> Option<BackgroundJob> {
+        if self.jobs.segment_coming || self.log.free_segments() >= SPARE_SEGMENTS {
+            return None;
+        }
+        self.jobs.segment_coming = true;
+        let (disk, id, bytes) =
+            (self.disk.clone(), self.next_segment(), self.options.segment_bytes);
+        Some(job("write log segment", move || {
+            let created = create_segment(&*disk, id, bytes);
+            Done::Segment { id, bytes, created }
+        }))
+    }
+
+    fn next_segment(&self) -> u32 {
+        self.log.segments().keys().next_back().map_or(1, |last| last + 1)
+    }
+
+    /// Adds a segment at once, when a record has nowhere to go. Blocks.
+    pub(super) fn add_segment_now(&mut self) -> Result<(), Stop> {
+        // A segment being written in the background has the next number; this one takes the one
+        // after it.
+        let id = self.next_segment() + u32::from(self.jobs.segment_coming);
+        let bytes = self.options.segment_bytes;
+        match create_segment(&*self.disk, id, bytes) {
+            Ok(file) => {
+                self.log.add_segment(id, file, bytes);
+                Ok(())
+            }
+            Err(error) if error.kind == DiskErrorKind::Full => {
+                Err(Stop::Failed(ErrorClass::Full, error.to_string()))
+            }
+            Err(error) => {
+                self.gate.fence(&error.to_string());
+                Err(Stop::Failed(ErrorClass::Unavailable, error.to_string()))
+            }
+        }
+    }
+
+    /// A volume ahead of need: when less than a quarter of the last one's size is free.
+    fn volume_job(&mut self) -> Option<BackgroundJob> {
+        let total = self.volumes.total_bytes() / crate::disk::BLOCK_U64;
+        let ample = self.volumes.free_blocks() * 4 >= total;
+        if self.jobs.volume_coming || total == 0 || ample {
+            return None;
+        }
+        self.jobs.volume_coming = true;
+        let volumes = self.volumes.clone();
+        Some(job("write volume", move || Done::Volume(volumes.grow())))
+    }
+}

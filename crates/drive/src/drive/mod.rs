@@ -1,0 +1,399 @@
+//! [`Drive`]: one drive's state machine. Synchronous, one owner, no threads inside.
+//!
+//! ```text
+//! request -> handle: decide (holdfast-register) -> log record -> table -> answer waits at the gate
+//!            take_batch -> BatchJob on the log's thread: write, fdatasync, answers leave
+//!            batch_done -> blocks of dropped shards become free
+//!            tick       -> background jobs
+//! ```
+//!
+//! INV-DRIVE-GATE: no answer leaves before every record it looked at is durable, Settle, Purge and
+//! Move excepted: they repeat what is already safe.
+//! INV-DRIVE-REPLAY: the state after a restart follows from the log by the code that made it.
+//! INV-DRIVE-FENCE: after a failed sync nothing is answered but facts.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `open` | formatting, recovery |
+//! | `write` | Accept, Install, Settle, Purge, buckets |
+//! | `read` | Prepare, Read, Scan, shards |
+//! | `audit` | compares what is counted with what is held |
+//! | `chores` | lists of work, pins |
+//! | `volatile` | promises and memory, which a restart forgets |
+//! | `jobs` | what happens in the background: spare segments and volumes |
+//! | `checkpoint` | overlay to run, manifest, merges, the index |
+//! | `recycle` | segments used again, live shards moved out of them |
+
+mod audit;
+mod checkpoint;
+mod chores;
+mod jobs;
+mod open;
+mod read;
+mod recycle;
+mod volatile;
+mod write;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use holdfast_register::{DriveView, Refusal};
+use holdfast_types::{
+    ClusterId, DriveId, DriveState, ErrorClass, HybridTime, OperationId, seam::Clock,
+};
+
+use crate::{
+    api::{DriveError, DriveFacts, DriveReply, DriveRequest, Scope},
+    disk::{BLOCK_U64, Disk, Space},
+    gate::{Completion, Gate},
+    identity::Identity,
+    log::{
+        record::Record,
+        writer::{Appended, BatchJob, BatchOutcome, LogWriter},
+    },
+    meta_index::keeper::IndexBackend,
+    overlay::BaseError,
+    table::{Dropped, Table},
+    value::Place,
+    volume::{
+        VolumeSet, VolumeSizes,
+        upload::{PortShared, UploadPort},
+    },
+};
+
+pub use checkpoint::run_jobs;
+pub use jobs::{BackgroundJob, JobOutcome};
+pub use read::ReadJob;
+
+use chores::Pins;
+use volatile::Volatile;
+
+/// Sizes and bounds of a drive. The defaults suit real drives and laptops alike: a first start writes
+/// two segments and, with the first large shard, one small volume.
+#[derive(Clone, Debug)]
+pub struct DriveOptions {
+    /// The cluster that opens it; a drive of another one is refused. `None` opens any.
+    pub cluster: Option<ClusterId>,
+    /// Bytes of a log segment.
+    pub segment_bytes: u64,
+    /// Segments written when a drive is formatted.
+    pub segments_first: u32,
+    /// Bytes of a log batch, unless one record is longer.
+    pub batch_bytes_max: usize,
+    /// Bytes that may wait for the log before requests are refused as overloaded.
+    pub pending_bytes_max: usize,
+    /// Bytes of the overlay at which it is written out as a run.
+    pub overlay_bytes_max: u64,
+    /// Segments behind the last checkpoint at which the next one is due: bounds replay.
+    pub tail_segments_max: usize,
+    /// Segments beyond which live shards are moved out of sparse ones.
+    pub segments_soft_max: usize,
+    /// Bytes of the cache of run blocks.
+    pub run_cache_bytes: usize,
+    /// What the index is kept in; without one the runs alone answer.
+    pub index: IndexBackend,
+    /// Sizes of volumes, and the reserve.
+    pub volumes: VolumeSizes,
+}
+
+impl Default for DriveOptions {
+    fn default() -> Self {
+        Self {
+            cluster: None,
+            segment_bytes: 16 << 20,
+            segments_first: 2,
+            batch_bytes_max: 1 << 20,
+            pending_bytes_max: 16 << 20,
+            overlay_bytes_max: 32 << 20,
+            tail_segments_max: 4,
+            segments_soft_max: 12,
+            run_cache_bytes: 16 << 20,
+            index: IndexBackend::Off,
+            volumes: VolumeSizes { first: 64 << 20, max: 1 << 30, reserve: 256 << 20 },
+        }
+    }
+}
+
+/// One drive.
+pub struct Drive {
+    disk: Arc<dyn Disk>,
+    identity: Identity,
+    options: DriveOptions,
+    clock: Arc<dyn Clock>,
+    gate: Arc<Gate>,
+    syncs: Arc<AtomicU64>,
+    log: LogWriter,
+    table: Table,
+    volatile: Volatile,
+    volumes: Arc<VolumeSet>,
+    uploads: UploadPort,
+    pins: Pins,
+    /// Dropped shards by the batch that drops them; theirs is free when it is durable.
+    freeing: BTreeMap<u64, Vec<Dropped>>,
+    /// Keeps segments with readers from being recycled.
+    segment_leases: HashMap<u32, Arc<()>>,
+    /// Promises up to the ceiling wait for this batch.
+    ceiling_gate: u64,
+    read_jobs: Vec<ReadJob>,
+    space: Space,
+    jobs: jobs::Jobs,
+    background: checkpoint::Background,
+}
+
+/// Why a request is not carried out, before it becomes an error with the drive's name.
+enum Stop {
+    Refused(Refusal),
+    Failed(ErrorClass, String),
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<BaseError> for Stop {
+    fn from(error: BaseError) -> Self {
+        Self::Failed(ErrorClass::Damaged, error.to_string())
+    }
+}
+
+impl Stop {
+    fn invalid(message: impl Into<String>) -> Self {
+        Self::Failed(ErrorClass::Invalid, message.into())
+    }
+}
+
+/// A decision: the batch that the answer rests on is gathered in `gate` on the way, so that refusals
+/// wait for what they looked at, too.
+type Decision = Result<DriveReply, Stop>;
+
+impl Drive {
+    /// Who it is.
+    #[must_use]
+    pub const fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Decides a request at once. `done` is called with the answer when it may leave: at once, or by
+    /// the thread that completes the batch it rests on, or by a [`ReadJob`].
+    pub fn handle(&mut self, request: DriveRequest, done: Completion) {
+        if let (Some(cause), false) = (self.gate.fenced(), request == DriveRequest::Facts) {
+            return done(Err(self.gate.fence_error(&cause)));
+        }
+        let mut gate = 0;
+        let decision = match request {
+            DriveRequest::Accept(accept) => self.accept(accept, &mut gate),
+            DriveRequest::Install(install) => self.install(install, &mut gate),
+            DriveRequest::Prepare(prepare) => return self.prepare(prepare, done),
+            DriveRequest::Read(read) => return self.read(read, done),
+            DriveRequest::Settle(settle) => self.settle(settle),
+            DriveRequest::Purge(purge) => self.purge(purge),
+            DriveRequest::Scan(scan) => self.scan(scan, &mut gate),
+            DriveRequest::ListChores(list) => self.list_chores(list),
+            DriveRequest::InstallBucket(scope) => self.install_bucket(scope, &mut gate),
+            DriveRequest::Pin(pin) => self.pin(pin),
+            DriveRequest::Facts => return done(Ok(DriveReply::Facts(self.facts()))),
+        };
+        self.answer(gate, decision, done);
+    }
+
+    /// Lets a decision out once `gate` is durable.
+    fn answer(&self, gate: u64, decision: Decision, done: Completion) {
+        // A failure says nothing about what is stored, so it need not wait.
+        let failed = matches!(decision, Err(Stop::Failed(..)));
+        let result = self.named(decision);
+        self.gate.answer(if failed { 0 } else { gate }, done, result);
+    }
+
+    /// Gives an error the drive's name.
+    fn named<T>(&self, decision: Result<T, Stop>) -> Result<T, DriveError> {
+        decision.map_err(|stop| match stop {
+            Stop::Refused(refusal) => DriveError::Refused { drive: self.identity.drive, refusal },
+            Stop::Failed(class, message) => DriveError::failed(self.identity.drive, class, message),
+        })
+    }
+
+    /// The log batch to write next, if its time has come: run it on the log's thread, and hand its
+    /// outcome to [`Self::batch_done`]. One is out at a time.
+    pub fn take_batch(&mut self) -> Option<BatchJob> {
+        if self.gate.fenced().is_some() {
+            return None;
+        }
+        self.log.take(self.clock.monotonic_micros(), &self.gate, &self.syncs)
+    }
+
+    /// Takes note of a written batch: shards that it drops give their blocks back.
+    pub fn batch_done(&mut self, outcome: BatchOutcome) {
+        self.log.done(&outcome);
+        if outcome.chain.is_err() {
+            return;
+        }
+        let later = self.freeing.split_off(&(outcome.number + 1));
+        let durable = std::mem::replace(&mut self.freeing, later);
+        for dropped in durable.into_values().flatten() {
+            self.release(dropped);
+        }
+        self.checkpoint_may_begin(outcome.number);
+    }
+
+    /// Writes every pending batch here and now: for tests, and for a shutdown that leaves no Settle
+    /// behind.
+    pub fn flush(&mut self) {
+        self.log.hurry();
+        while let Some(job) = self.take_batch() {
+            let outcome = job.run();
+            self.batch_done(outcome);
+        }
+    }
+
+    /// Reads that wait for the device: run each on an I/O thread.
+    pub fn take_read_jobs(&mut self) -> Vec<ReadJob> {
+        std::mem::take(&mut self.read_jobs)
+    }
+
+    /// Where shards come in; for bulk I/O threads.
+    #[must_use]
+    pub fn upload_port(&self) -> UploadPort {
+        self.uploads.clone()
+    }
+
+    /// What an operator sees.
+    #[must_use]
+    pub fn facts(&self) -> DriveFacts {
+        let fenced = self.gate.fenced();
+        let state = match &fenced {
+            Some(_) => DriveState::Faulty,
+            None if self.background.is_reindexing() => DriveState::Reindexing,
+            None => DriveState::Healthy,
+        };
+        let facts = &self.table.facts;
+        let spare = self.space.free_bytes.saturating_sub(self.options.volumes.reserve);
+        DriveFacts {
+            drive: self.identity.drive,
+            path: self.disk.name().to_owned(),
+            state,
+            reason: fenced.map_or_else(String::new, |cause| {
+                format!("a sync failed ({cause}); restart its node after a check, or replace it")
+            }),
+            capacity_bytes: self.space.capacity_bytes,
+            free_bytes: spare + self.volumes.free_blocks() * BLOCK_U64,
+            used_bytes: facts.used_bytes,
+            registers: facts.registers,
+            repairs: facts.repairs,
+            open_count: facts.open_count,
+            syncs: self.syncs.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The drive's clock.
+    fn now(&self) -> HybridTime {
+        HybridTime::from_micros(self.clock.wall_micros())
+    }
+
+    /// The facts that decisions rest on.
+    fn view(&self) -> DriveView {
+        DriveView {
+            now: self.now(),
+            floor: self.volatile.floor,
+            purge_floor: self.table.facts.purge_floor,
+            set_epoch: self.table.facts.set_epoch,
+            memory_since: self.volatile.since,
+        }
+    }
+
+    /// Checks the scope of a request, and installs its bucket stamp first when it is newer.
+    fn admit(&mut self, scope: &Scope, write: bool, gate: &mut u64) -> Result<(), Stop> {
+        let known = self.table.buckets.get(&scope.bucket.id).copied();
+        *gate = (*gate).max(known.map_or(0, |known| known.gate));
+        let stamp = known.map(|known| known.stamp);
+        if let Some(newer) = holdfast_register::decide::newer_stamp(stamp, scope.bucket) {
+            let appended = self.record(&Record::Bucket(newer), true)?;
+            *gate = (*gate).max(appended.batch);
+        }
+        let asked = (scope.bucket, scope.set_epoch);
+        Ok(holdfast_register::decide::admit(&self.view(), stamp, asked.0, asked.1, write)?)
+    }
+
+    /// Bounded admission: what waits for the log or for a run has its limit.
+    fn check_room(&self) -> Result<(), Stop> {
+        let crowded = self.log.pending_bytes() > self.options.pending_bytes_max
+            || self.table.layers.overlay().weight() > 2 * self.options.overlay_bytes_max;
+        if crowded {
+            let message = "too much waits for the log, or for a run";
+            return Err(Stop::Failed(ErrorClass::Overloaded, message.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Logs an event and applies it.
+    fn record(&mut self, record: &Record, urgent: bool) -> Result<Appended, Stop> {
+        let appended = self.append(record, urgent)?;
+        match self.table.apply(appended.batch, record, &appended.inline) {
+            Ok(dropped) => {
+                self.freeing.entry(appended.batch).or_default().extend(dropped);
+                Ok(appended)
+            }
+            Err(error) => {
+                // The log is ahead of the state now: only a restart brings them together.
+                self.gate.fence(&error.to_string());
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Logs an event; adds a segment when none has room.
+    fn append(&mut self, record: &Record, urgent: bool) -> Result<Appended, Stop> {
+        let now = self.clock.monotonic_micros();
+        if let Ok(appended) = self.log.append(record, urgent, now) {
+            return Ok(appended);
+        }
+        self.add_segment_now()?;
+        self.log.append(record, urgent, now).map_err(|_| {
+            Stop::Failed(ErrorClass::Invalid, "the record is longer than a log segment".to_owned())
+        })
+    }
+
+    /// Gives a dropped shard's blocks back, or keeps them while it is pinned. The record that dropped
+    /// it is durable.
+    fn release(&mut self, dropped: Dropped) {
+        if self.pins.holds(dropped.operation) {
+            self.pins.linger(dropped);
+            return;
+        }
+        if let Place::Extents { extents, .. } = dropped.record.place {
+            for extent in extents {
+                self.volumes.free(extent);
+            }
+        }
+    }
+
+    /// The drive's identity on the wire.
+    const fn id(&self) -> DriveId {
+        self.identity.drive
+    }
+
+    /// Whether a dropped operation's shard is still somewhere: pinned, or waiting for its batch.
+    fn dropped_place(&self, operation: OperationId) -> Option<crate::value::PlaceRecord> {
+        let waiting = self.freeing.values().flatten().find(|d| d.operation == operation);
+        waiting.map(|d| d.record.clone()).or_else(|| self.pins.lingering(operation))
+    }
+}
+
+/// The ports that a drive hands out share this.
+fn port(
+    identity: &Identity,
+    open: u64,
+    volumes: &Arc<VolumeSet>,
+    gate: &Arc<Gate>,
+    clock: &Arc<dyn Clock>,
+) -> UploadPort {
+    let shared =
+        PortShared::new(identity.drive, open, volumes.clone(), gate.clone(), clock.clone());
+    UploadPort { shared: Arc::new(shared) }
+}

@@ -1,0 +1,316 @@
+//! Prepare, Read, Scan, and the shards they name.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use holdfast_erasure::Salt;
+use holdfast_register::{KeyState, KeyView, decide::remembers_since, decide_prepare};
+use holdfast_types::{
+    Ballot, ErrorClass, Geometry, HybridTime, OperationId, RegisterKey, ShardIndex, VersionId,
+    limits,
+};
+
+use crate::{
+    api::{
+        DriveError, DriveReply, InlineShard, Prepare, Read, Scan, ScanPage, ScannedKey, ShardRead,
+    },
+    disk::DiskFile,
+    gate::{Completion, Gate},
+    log::record::Record,
+    overlay::prefix_end,
+    table::KeyFound,
+    value::{Place, PlaceRecord, Value},
+    volume::read::{ShardReader, Source},
+};
+
+use super::{Drive, Stop};
+
+/// Keys of the longest scan page.
+const SCAN_KEYS_MAX: u32 = 4096;
+
+/// How far the promise ceiling leads the clock: half the skew bound, so that after a restart writers
+/// with good clocks get above it within their retries.
+const CEILING_LEAD_MICROS: u64 = limits::CLOCK_SKEW_MICROS_MAX / 2;
+
+/// A view whose inline shards have to be read from the log first.
+pub struct ReadJob {
+    gate: Arc<Gate>,
+    batch: u64,
+    view: KeyView,
+    inline: Vec<InlineShard>,
+    wanted: Vec<WantedShard>,
+    done: Completion,
+}
+
+/// An inline shard to be read.
+struct WantedShard {
+    reader: ShardReader,
+    operation: OperationId,
+    shard: ShardIndex,
+}
+
+impl ReadJob {
+    /// Reads, and answers when what it rests on is durable. A shard that does not verify is left out:
+    /// the reader takes it from another drive.
+    pub fn run(self) {
+        let Self { gate, batch, view, mut inline, wanted, done } = self;
+        gate.when(
+            batch,
+            Box::new(move |durable| {
+                inline.extend(wanted.iter().filter_map(WantedShard::read));
+                done(durable.map(|()| DriveReply::View { view, inline }));
+            }),
+        );
+    }
+}
+
+impl WantedShard {
+    fn read(&self) -> Option<InlineShard> {
+        let blocks = self.reader.block_count();
+        match self.reader.read(0, blocks) {
+            Ok(bytes) => Some(InlineShard { operation: self.operation, shard: self.shard, bytes }),
+            Err(error) => {
+                tracing::warn!(%error, "leave an inline shard out");
+                None
+            }
+        }
+    }
+}
+
+impl Drive {
+    pub(super) fn prepare(&mut self, prepare: Prepare, done: Completion) {
+        let mut gate = 0;
+        match self.promise(&prepare, &mut gate) {
+            Ok((view, found)) => self.send_view(view, &found, prepare.inline, gate, done),
+            Err(stop) => self.answer(gate, Err(stop), done),
+        }
+    }
+
+    fn promise(&mut self, prepare: &Prepare, gate: &mut u64) -> Result<(KeyView, KeyFound), Stop> {
+        self.admit(&prepare.scope, true, gate)?;
+        let key = prepare.key.encode();
+        let mut found = self.table.key(&prepare.key)?;
+        *gate = (*gate).max(found.gate);
+        self.volatile.complete(&key, &mut found.state);
+        let drive = self.view();
+        decide_prepare(&found.state, &drive, prepare.ballot)?;
+        *gate = (*gate).max(self.raise_ceiling(prepare.ballot)?);
+        self.volatile.promise(key, prepare.ballot);
+        found.state.promise = prepare.ballot;
+        let remembers = remembers_since(&found.state, &drive, prepare.since);
+        Ok((found.state.view(drive.floor, true, remembers), found))
+    }
+
+    /// Makes sure that the ceiling covers a promise; returns the batch that the promise waits for.
+    fn raise_ceiling(&mut self, ballot: Ballot) -> Result<u64, Stop> {
+        if ballot > self.table.facts.ceiling {
+            let lead = self.clock.wall_micros() + CEILING_LEAD_MICROS;
+            let time = HybridTime::from_micros(lead).max(ballot.time);
+            let ceiling = Ballot::ceiling(ballot.generation, time);
+            self.ceiling_gate = self.record(&Record::Ceiling(ceiling), true)?.batch;
+        }
+        Ok(self.ceiling_gate)
+    }
+
+    pub(super) fn read(&mut self, read: Read, done: Completion) {
+        let mut gate = 0;
+        match self.look_up(&read, &mut gate) {
+            Ok((view, found)) => self.send_view(view, &found, read.inline, gate, done),
+            Err(stop) => self.answer(gate, Err(stop), done),
+        }
+    }
+
+    fn look_up(&mut self, read: &Read, gate: &mut u64) -> Result<(KeyView, KeyFound), Stop> {
+        self.admit(&read.scope, false, gate)?;
+        let mut found = self.table.key(&read.key)?;
+        *gate = (*gate).max(found.gate);
+        let highest = found.state.highest();
+        if let Some(version) = read.version {
+            found.state.registers.retain(|other, _| *other == version);
+        }
+        let view = found.state.view(self.volatile.floor, true, false);
+        Ok((KeyView { highest, ..view }, found))
+    }
+
+    /// Answers with a view, with its inline shards when they are asked for: at once when they are in
+    /// memory, else by a [`ReadJob`].
+    fn send_view(
+        &mut self,
+        view: KeyView,
+        found: &KeyFound,
+        inline: bool,
+        gate: u64,
+        done: Completion,
+    ) {
+        let mut ready = Vec::new();
+        let mut wanted = Vec::new();
+        if inline {
+            for shard in self.inline_shards(found) {
+                // What is not durable yet may not be written yet.
+                match (gate <= self.gate.durable()).then(|| shard.reader.try_whole()).flatten() {
+                    Some(bytes) => ready.push(InlineShard {
+                        operation: shard.operation,
+                        shard: shard.shard,
+                        bytes,
+                    }),
+                    None => wanted.push(shard),
+                }
+            }
+        }
+        if wanted.is_empty() {
+            let decision = Ok(DriveReply::View { view, inline: ready });
+            return self.answer(gate, decision, done);
+        }
+        let gate_of = self.gate.clone();
+        let job = ReadJob { gate: gate_of, batch: gate, view, inline: ready, wanted, done };
+        self.read_jobs.push(job);
+    }
+
+    /// Readers for the inline shards of the entries found.
+    fn inline_shards(&mut self, found: &KeyFound) -> Vec<WantedShard> {
+        let registers = found.state.registers.values().flat_map(|register| &register.entries);
+        let shapes: Vec<(OperationId, Geometry)> = registers
+            .filter(|held| held.entry.geometry.has_data())
+            .map(|held| (held.entry.operation, held.entry.geometry))
+            .collect();
+        let mut wanted = Vec::new();
+        for (operation, geometry) in shapes {
+            let Ok((record, _)) = self.table.place(operation) else { continue };
+            if !matches!(record.place, Place::Inline { .. }) {
+                continue;
+            }
+            let shard = record.shard;
+            if let Some(reader) = self.reader(operation, &record, geometry) {
+                wanted.push(WantedShard { reader, operation, shard });
+            }
+        }
+        wanted
+    }
+
+    /// Opens a shard for reading blocks on an I/O thread. `done` is called once what it rests on is
+    /// durable; while the reader lives the shard's bytes stay.
+    pub fn open_shard(
+        &mut self,
+        read: &ShardRead,
+        done: Box<dyn FnOnce(Result<ShardReader, DriveError>) + Send>,
+    ) {
+        let mut batch = 0;
+        let opened = self.find_shard(read, &mut batch);
+        let opened = self.named(opened);
+        self.gate.when(batch, Box::new(move |durable| done(durable.and(opened))));
+    }
+
+    fn find_shard(&mut self, read: &ShardRead, gate: &mut u64) -> Result<ShardReader, Stop> {
+        self.admit(&read.scope, false, gate)?;
+        let (mut record, place_gate) = self.table.place(read.operation)?;
+        *gate = (*gate).max(place_gate);
+        if record.place.is_none() {
+            record = self.dropped_place(read.operation).unwrap_or_default();
+        }
+        let there = !record.place.is_none() && record.shard == read.shard;
+        let reader = there.then(|| self.reader(read.operation, &record, read.geometry)).flatten();
+        reader.ok_or_else(|| {
+            let (operation, shard) = (read.operation, read.shard);
+            let message = format!("read shard {shard} of operation {operation}: it is not here");
+            Stop::Failed(ErrorClass::Damaged, message)
+        })
+    }
+
+    /// A reader of a place; `None` when there is nothing or the shape has no blocks.
+    fn reader(
+        &mut self,
+        operation: OperationId,
+        record: &PlaceRecord,
+        geometry: Geometry,
+    ) -> Option<ShardReader> {
+        if geometry.block_bytes <= 16 || geometry.data_shards == 0 {
+            return None;
+        }
+        let source = match &record.place {
+            Place::None => return None,
+            Place::Inline { segment, offset, len } => Source::Inline {
+                file: self.segment_file(*segment)?,
+                offset: *offset,
+                len: u64::from(*len),
+                lease: self.segment_leases.entry(*segment).or_default().clone(),
+            },
+            place @ Place::Extents { .. } => Source::hold(&self.volumes, place)?,
+        };
+        let salt = Salt { operation, drive: self.id(), shard: record.shard };
+        Some(ShardReader { drive: self.id(), salt, geometry, source })
+    }
+
+    fn segment_file(&self, segment: u32) -> Option<Arc<dyn DiskFile>> {
+        self.log.segments().get(&segment).map(|segment| segment.file.clone())
+    }
+
+    pub(super) fn scan(&mut self, scan: Scan, gate: &mut u64) -> super::Decision {
+        self.admit(&scan.scope, false, gate)?;
+        let limit = scan.limit.clamp(1, SCAN_KEYS_MAX) as usize;
+        let key =
+            |name: Bytes| RegisterKey { space: scan.space, bucket: scan.scope.bucket.id, name };
+        let mut start = Bytes::from(key(scan.start.clone()).encode());
+        let end = match &scan.end {
+            Some(end) => Some(key(end.clone()).encode()),
+            // Space and bucket without a name: the prefix of all their keys.
+            None => prefix_end(&key(Bytes::new()).encode()[..17]),
+        };
+        let mut keys: BTreeMap<Bytes, KeyState> = BTreeMap::new();
+        loop {
+            let page = self.table.layers.scan(&start, end.as_deref(), limit + 1)?;
+            *gate = (*gate).max(page.gate);
+            for (register, value) in &page.items {
+                let prefix = register.slice(..register.len().saturating_sub(16));
+                if keys.len() > limit && !keys.contains_key(&prefix) {
+                    break;
+                }
+                add_register(&mut keys, prefix, register, value);
+            }
+            // One key more than asked for shows that there is more, and that the last one is whole.
+            match page.next {
+                Some(next) if keys.len() <= limit => start = next,
+                _ => break,
+            }
+        }
+        let more = keys.len() > limit;
+        let floor = self.volatile.floor;
+        let page = keys
+            .into_iter()
+            .take(limit)
+            .map(|(prefix, state)| scanned(&prefix, state, floor, scan.metadata));
+        let keys = page.collect::<Result<Vec<_>, Stop>>()?;
+        Ok(DriveReply::Page(ScanPage { keys, more, counts: true }))
+    }
+}
+
+fn add_register(
+    keys: &mut BTreeMap<Bytes, KeyState>,
+    prefix: Bytes,
+    register: &Bytes,
+    value: &Value,
+) {
+    let Value::Register(record) = value else { return };
+    let Ok(version) = <[u8; 16]>::try_from(&register[prefix.len()..]) else { return };
+    let version = VersionId(u128::from_be_bytes(version));
+    keys.entry(prefix).or_default().registers.insert(version, record.state.clone());
+}
+
+/// One key of a page: part lists are never carried, metadata on demand.
+fn scanned(
+    prefix: &[u8],
+    mut state: KeyState,
+    floor: Ballot,
+    metadata: bool,
+) -> Result<ScannedKey, Stop> {
+    let unreadable =
+        |e: holdfast_types::codec::CodecError| Stop::Failed(ErrorClass::Damaged, e.to_string());
+    let key = RegisterKey::decode(&mut holdfast_types::codec::Reader::new(prefix));
+    let name = key.map_err(unreadable)?.name;
+    for held in state.registers.values_mut().flat_map(|register| &mut register.entries) {
+        held.entry.parts = Vec::new();
+        if !metadata {
+            held.entry.metadata = Bytes::new();
+        }
+    }
+    Ok(ScannedKey { name, view: state.view(floor, true, false) })
+}

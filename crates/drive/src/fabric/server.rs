@@ -1,0 +1,235 @@
+//! The server adapter: a tower service that lets peers at the drives of this node. Control calls go to
+//! tonic's generated servers after they were authenticated; shard streams are read and written by
+//! hand.
+
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use futures::future::BoxFuture;
+use holdfast_proto::v1::{
+    self,
+    control_server::{Control, ControlServer},
+    startup_server::StartupServer,
+};
+use holdfast_types::{DriveId, ErrorClass, limits};
+use http_body::Body as HttpBody;
+use http_body_util::{BodyExt, Full};
+use prost::Message;
+use tokio::sync::OwnedSemaphorePermit;
+use tonic::{Request, Response, Status, body::Body};
+use tower::{Service, ServiceExt};
+
+use super::{
+    fault::{malformed, refusal, status_of},
+    frame::MessageReader,
+    host::Host,
+    serve_streams,
+    settings::STREAM_IDLE,
+    streams::{READ_SHARD_PATH, UPLOAD_PATH},
+    wire,
+};
+use crate::api::DriveError;
+
+/// Paths of the fabric begin so; everything else on the listener is S3.
+pub const PATH_PREFIX: &str = "/holdfast.fabric.v1.";
+
+const HANDSHAKE_PATH: &str = "/holdfast.fabric.v1.Control/Handshake";
+const STARTUP_PREFIX: &str = "/holdfast.fabric.v1.Startup/";
+
+/// A handshake's message: ids, numbers and a name.
+const HANDSHAKE_BYTES_MAX: usize = 64 << 10;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The fabric's side of a listener. Cheap to clone, one for each connection.
+#[derive(Clone)]
+pub struct FabricService {
+    host: Arc<Host>,
+    control: ControlServer<Adapter>,
+    startup: StartupServer<Adapter>,
+}
+
+impl FabricService {
+    /// Serves `host` to its peers.
+    #[must_use]
+    pub fn new(host: Arc<Host>) -> Self {
+        let most = limits::CONTROL_MESSAGE_BYTES_MAX;
+        let control = ControlServer::new(Adapter(host.clone()));
+        let startup = StartupServer::new(Adapter(host.clone()));
+        Self {
+            host,
+            control: control.max_decoding_message_size(most).max_encoding_message_size(most),
+            startup: startup.max_decoding_message_size(most).max_encoding_message_size(most),
+        }
+    }
+
+    async fn handle<B>(self, request: http::Request<B>) -> Result<http::Response<Body>, Status>
+    where
+        B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let (parts, body) = request.into_parts();
+        let path = parts.uri.path();
+        if path == UPLOAD_PATH || path == READ_SHARD_PATH {
+            let mut reader = MessageReader::new(body);
+            let first = reader.next(limits::CONTROL_MESSAGE_BYTES_MAX).await?;
+            let first = first.ok_or_else(|| refusal(ErrorClass::Invalid, "an empty stream"))?;
+            let first = first.into_bytes();
+            self.host.authenticate(path, &parts.headers, &first)?;
+            return if path == UPLOAD_PATH {
+                serve_streams::upload(&self.host, &first, reader).await
+            } else {
+                serve_streams::read_shard(&self.host, &first).await
+            };
+        }
+        let _call = self.host.admit_call()?;
+        let handshake = path == HANDSHAKE_PATH;
+        let most = if handshake { HANDSHAKE_BYTES_MAX } else { limits::CONTROL_MESSAGE_BYTES_MAX };
+        let (frame, _permits) = collect(&self.host, body, most + 5).await?;
+        let message = frame.get(5..).unwrap_or_default();
+        if handshake {
+            self.host.authenticate_handshake(path, &parts.headers, message)?;
+        } else {
+            self.host.authenticate(path, &parts.headers, message)?;
+        }
+        let startup = path.starts_with(STARTUP_PREFIX);
+        let request = http::Request::from_parts(parts, Full::new(frame));
+        let response = if startup {
+            self.startup.oneshot(request).await
+        } else {
+            self.control.oneshot(request).await
+        };
+        Ok(response.unwrap_or_else(|never| match never {}))
+    }
+}
+
+/// A call's whole body, and the room it takes.
+async fn collect<B>(
+    host: &Host,
+    mut body: B,
+    bytes_max: usize,
+) -> Result<(Bytes, Vec<OwnedSemaphorePermit>), Status>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    let (mut whole, mut permits) = (BytesMut::new(), Vec::new());
+    loop {
+        let frame = tokio::time::timeout(STREAM_IDLE, body.frame())
+            .await
+            .map_err(|_| refusal(ErrorClass::TimedOut, "the call's message makes no progress"))?;
+        let Some(frame) = frame else { return Ok((whole.freeze(), permits)) };
+        let frame = frame.map_err(|broken| Status::from_error(broken.into()))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if whole.len() + data.len() > bytes_max {
+            return Err(refusal(ErrorClass::Invalid, "the call's message is beyond its limit"));
+        }
+        permits.push(host.admit_bytes(data.len())?);
+        whole.extend_from_slice(&data);
+    }
+}
+
+impl<B> Service<http::Request<B>> for FabricService
+where
+    B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let handled = self.clone().handle(request);
+        Box::pin(async move { Ok(handled.await.unwrap_or_else(Status::into_http)) })
+    }
+}
+
+/// The generated services' methods.
+#[derive(Clone)]
+struct Adapter(Arc<Host>);
+
+#[tonic::async_trait]
+impl Control for Adapter {
+    async fn handshake(
+        &self,
+        request: Request<v1::HandshakeRequest>,
+    ) -> Result<Response<v1::HandshakeReply>, Status> {
+        self.0.shake_hands(request.get_ref()).map(Response::new)
+    }
+
+    async fn call(
+        &self,
+        request: Request<v1::CallRequest>,
+    ) -> Result<Response<v1::CallReply>, Status> {
+        let (deadline, batch) =
+            wire::read_call(request.into_inner()).map_err(|error| malformed(&error))?;
+        if batch.is_empty() {
+            // A probe: the session is known and somebody is at home.
+            return Ok(Response::new(v1::CallReply::default()));
+        }
+        let deadline = deadline.min(Duration::from_micros(limits::CALL_MICROS));
+        let asked = batch.len();
+        let results = self.0.node()?.call(deadline, batch).await;
+        assert_eq!(results.len(), asked, "a node answers every request");
+        Ok(Response::new(reply(&results)))
+    }
+}
+
+/// Results as a message within its limit: what does not fit is answered as too much.
+fn reply(results: &[crate::api::DriveResult]) -> v1::CallReply {
+    /// Tag and length of a result, and room for the error that takes its place.
+    const OVERHEAD_BYTES: usize = 256;
+    let mut left = limits::CONTROL_MESSAGE_BYTES_MAX;
+    let fitting = results.iter().map(|result| {
+        let message = wire::result(result);
+        let bytes = message.encoded_len() + OVERHEAD_BYTES;
+        match left.checked_sub(bytes) {
+            Some(rest) => {
+                left = rest;
+                message
+            }
+            None => wire::result(&Err(DriveError::failed(
+                DriveId::NIL,
+                ErrorClass::Overloaded,
+                "the answer is beyond the limit of a message; ask for less at once",
+            ))),
+        }
+    });
+    v1::CallReply { results: fitting.collect() }
+}
+
+#[tonic::async_trait]
+impl v1::startup_server::Startup for Adapter {
+    async fn survey(
+        &self,
+        _: Request<v1::SurveyRequest>,
+    ) -> Result<Response<v1::SurveyReply>, Status> {
+        let surveyed = self.0.startup().survey().await;
+        surveyed.map(Response::new).map_err(|error| status_of(&error))
+    }
+
+    async fn propose(
+        &self,
+        request: Request<v1::LayoutDocument>,
+    ) -> Result<Response<v1::LayoutKept>, Status> {
+        let kept = self.0.startup().propose(request.into_inner().document).await;
+        kept.map(|()| Response::new(v1::LayoutKept {})).map_err(|error| status_of(&error))
+    }
+
+    async fn commit(
+        &self,
+        request: Request<v1::LayoutDocument>,
+    ) -> Result<Response<v1::LayoutKept>, Status> {
+        let kept = self.0.startup().commit(request.into_inner().document).await;
+        kept.map(|()| Response::new(v1::LayoutKept {})).map_err(|error| status_of(&error))
+    }
+}

@@ -1,0 +1,175 @@
+//! The keeper against a model: index and runs answer alike, whatever happens to the index.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use holdfast_types::{
+    Ballot, BucketId, DriveId, RegisterKey, VersionId,
+    seam::{Random, SeededRandom},
+};
+
+use super::keeper::*;
+use super::{sled::IndexDir, *};
+use crate::{
+    disk_sim::SimDisk,
+    runs::{RunContent, RunItem, RunStore},
+};
+
+type Model = BTreeMap<Vec<u8>, Vec<u8>>;
+
+fn register(name: u64) -> RegisterKey {
+    RegisterKey::object(BucketId(1), name.to_string())
+}
+
+fn prefix(name: u64) -> Vec<u8> {
+    register(name).encode()
+}
+
+/// Four versions of each name.
+fn key(n: u64) -> Vec<u8> {
+    register(n / 4).encode_register(VersionId((n % 4).into()))
+}
+
+struct Rig {
+    random: SeededRandom,
+    model: Model,
+    store: Arc<RunStore>,
+    lsn: u64,
+}
+
+impl Rig {
+    fn new(seed: u64) -> Self {
+        let disk = Arc::new(SimDisk::new(1 << 40));
+        let store = RunStore::open(disk, DriveId(1), &[], |_| true, 1 << 20).unwrap();
+        let random = SeededRandom::new(seed);
+        Self { random, model: Model::new(), store: Arc::new(store), lsn: 0 }
+    }
+
+    /// One checkpoint: some changes become a run, the index is fed, the run answers.
+    fn checkpoint(&mut self, keeper: &IndexKeeper) {
+        self.lsn += 1;
+        let mut changes = BTreeMap::new();
+        for _ in 0..60 {
+            let key = key(self.random.next_u64() % 200);
+            let long = self.random.next_u64().is_multiple_of(20);
+            let value = vec![self.random.next_u64() as u8; if long { 5_000 } else { 9 }];
+            changes.insert(key, (!self.random.next_u64().is_multiple_of(3)).then_some(value));
+        }
+        let items = changes.iter().map(|(key, value)| RunItem {
+            key: Bytes::copy_from_slice(key),
+            lsn: Lsn(self.lsn),
+            content: value.as_ref().map_or(RunContent::Removed, |value| RunContent::Value {
+                highest: Ballot::ZERO,
+                bytes: value.clone().into(),
+            }),
+        });
+        let run = self.store.write(items, 60).unwrap().unwrap();
+        keeper.apply(&run, Lsn(self.lsn));
+        self.store.install_newest(run);
+        for (key, value) in changes {
+            match value {
+                Some(value) => self.model.insert(key, value),
+                None => self.model.remove(&key),
+            };
+        }
+        while let Some((inputs, oldest)) = self.store.set().next_merge() {
+            let merged = self.store.merge(&inputs, oldest).unwrap();
+            assert!(self.store.install_merged(&inputs, merged));
+        }
+    }
+
+    fn check(&self, keeper: &IndexKeeper) {
+        let set = self.store.set();
+        for n in 0..200 {
+            let key = key(n);
+            let found = keeper.get(&set, &key).unwrap();
+            assert_eq!(found.as_deref(), self.model.get(&key).map(|value| &value[..]));
+        }
+        let (page, more) = keeper.scan(&set, b"", None, 1_000).unwrap();
+        assert!(!more);
+        let pairs = page.iter().map(|(key, value)| (&key[..], &value[..]));
+        assert!(pairs.eq(self.model.iter().map(|(key, value)| (&key[..], &value[..]))));
+        for n in 0..50 {
+            let prefix = prefix(n);
+            let under = keeper.get_key(&set, &prefix).unwrap().len();
+            assert_eq!(under, self.model.keys().filter(|k| k.starts_with(&prefix)).count());
+        }
+    }
+}
+
+/// Goal: index and runs answer alike, through merges, faults, rebuilds and reopening. Method:
+/// checkpoints with the twin; now and then the medium rots, crashes or is wiped, and the keeper
+/// is opened anew; after each step all keys and a scan are compared with the model.
+#[test]
+fn index_and_runs_answer_alike_whatever_happens_to_the_index() {
+    for seed in 0..20 {
+        let medium = MemoryMedium::new();
+        let mut rig = Rig::new(seed);
+        let mut keeper = IndexKeeper::new(IndexBackend::Memory(medium.clone()));
+        assert!(!keeper.open(Lsn(0)) && keeper.rebuild(&rig.store));
+        for step in 0..30 {
+            rig.checkpoint(&keeper);
+            rig.check(&keeper);
+            match rig.random.next_u64() % 6 {
+                0 => medium.flip_bit(rig.random.next_u64()),
+                1 => {
+                    let index = keeper.trusted();
+                    if let Some(index) = index {
+                        index.put(b"\x01lost", Lsn(rig.lsn), b"half applied").unwrap();
+                    }
+                    let keep = rig.random.next_u64().is_multiple_of(2);
+                    medium.crash(|| keep);
+                    keeper = IndexKeeper::new(IndexBackend::Memory(medium.clone()));
+                    let opened = keeper.open(Lsn(rig.lsn));
+                    assert_eq!(opened, keeper.trusted().is_some(), "step {step}");
+                }
+                2 if keeper.wants_rebuild() => assert!(keeper.rebuild(&rig.store)),
+                _ => {}
+            }
+            rig.check(&keeper);
+        }
+    }
+}
+
+/// Goal: an index behind the runs is refused. Method: a run that was not applied.
+#[test]
+fn an_index_behind_the_runs_is_built_anew() {
+    let medium = MemoryMedium::new();
+    let mut rig = Rig::new(1);
+    let keeper = IndexKeeper::new(IndexBackend::Memory(medium.clone()));
+    assert!(keeper.rebuild(&rig.store));
+    rig.checkpoint(&keeper);
+    rig.checkpoint(&IndexKeeper::new(IndexBackend::Off));
+    let keeper = IndexKeeper::new(IndexBackend::Memory(medium));
+    assert!(!keeper.open(Lsn(2)) && keeper.wants_rebuild());
+    rig.check(&keeper);
+    assert!(keeper.rebuild(&rig.store) && !keeper.wants_rebuild());
+    rig.check(&keeper);
+}
+
+/// Goal: the same with sled on a real folder: fed, deleted under it, rebuilt, opened again.
+#[test]
+fn sled_is_fed_and_rebuilt() {
+    let folder = tempfile::tempdir().unwrap();
+    let patience = Duration::from_secs(10);
+    let backend = IndexBackend::Sled { root: folder.path().to_owned(), patience };
+    let mut rig = Rig::new(2);
+    let keeper = IndexKeeper::new(backend.clone());
+    assert!(!keeper.open(Lsn(0)) && keeper.rebuild(&rig.store));
+    for _ in 0..6 {
+        rig.checkpoint(&keeper);
+        rig.check(&keeper);
+    }
+    assert!(keeper.trusted().is_some());
+    drop(keeper);
+    let keeper = IndexKeeper::new(backend.clone());
+    assert!(keeper.open(Lsn(6)));
+    rig.check(&keeper);
+    drop(keeper);
+    IndexDir::new(folder.path()).set_aside().unwrap();
+    let keeper = IndexKeeper::new(backend);
+    assert!(!keeper.open(Lsn(6)));
+    rig.check(&keeper);
+    assert!(keeper.rebuild(&rig.store));
+    rig.checkpoint(&keeper);
+    rig.check(&keeper);
+}

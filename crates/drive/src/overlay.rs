@@ -1,0 +1,318 @@
+//! [`Overlay`]: the net state of the log's tail, above a [`Base`] that holds the rest; and [`Layers`],
+//! which answers from both (DRIVE.md, "Log").
+
+use std::{collections::BTreeMap, ops::Bound, sync::Arc};
+
+use bytes::Bytes;
+
+use crate::value::Value;
+
+/// Records of one page asked from the base.
+const PAGE_RECORDS: usize = 256;
+
+/// Roughly the memory of a key and its place in the tree.
+const SLOT_BYTES: u64 = 96;
+
+/// Why the base does not answer.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("look up record: {cause}")]
+pub struct BaseError {
+    /// What was found.
+    pub cause: String,
+}
+
+/// A page of raw records.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct BasePage {
+    /// Keys, strictly rising, and values.
+    pub items: Vec<(Bytes, Bytes)>,
+    /// Whether keys of the range may follow.
+    pub more: bool,
+}
+
+/// What lies under the overlay: runs, and the index that answers for them.
+pub trait Base: Send + Sync {
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// When it cannot be known.
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, BaseError>;
+
+    /// Records from `start` (inclusive) to `end` (exclusive), at most `limit`.
+    ///
+    /// # Errors
+    /// When they cannot be known.
+    fn scan(&self, start: &[u8], end: Option<&[u8]>, limit: usize) -> Result<BasePage, BaseError>;
+
+    /// All registers of the key that encodes as `prefix`.
+    ///
+    /// # Errors
+    /// When they cannot be known.
+    fn key(&self, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, BaseError>;
+}
+
+/// A base that holds nothing: a drive all of whose state is in its log.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct EmptyBase;
+
+impl Base for EmptyBase {
+    fn get(&self, _: &[u8]) -> Result<Option<Bytes>, BaseError> {
+        Ok(None)
+    }
+
+    fn scan(&self, _: &[u8], _: Option<&[u8]>, _: usize) -> Result<BasePage, BaseError> {
+        Ok(BasePage::default())
+    }
+
+    fn key(&self, _: &[u8]) -> Result<Vec<(Bytes, Bytes)>, BaseError> {
+        Ok(Vec::new())
+    }
+}
+
+/// One key of an overlay.
+#[derive(Clone, Debug)]
+pub struct Slot {
+    /// The value; `None` when the key was removed.
+    pub value: Option<Arc<Value>>,
+    /// Answers that rest on it wait for this batch.
+    pub gate: u64,
+    /// Nothing below holds the key: when it is removed again, nothing need be remembered of it.
+    pub fresh: bool,
+}
+
+/// Net changes, in key order.
+#[derive(Default, Debug)]
+pub struct Overlay {
+    slots: BTreeMap<Bytes, Slot>,
+    weight: u64,
+}
+
+impl Overlay {
+    /// What was last put or removed.
+    #[must_use]
+    pub fn get(&self, key: &[u8]) -> Option<&Slot> {
+        self.slots.get(key)
+    }
+
+    /// Puts or removes a key. `was_absent` tells that nothing was held for it.
+    pub fn put(&mut self, key: Bytes, value: Option<Arc<Value>>, gate: u64, was_absent: bool) {
+        let key_bytes = key.len() as u64;
+        let weigh =
+            |value: Option<&Arc<Value>>| SLOT_BYTES + key_bytes + value.map_or(0, |v| v.weight());
+        let old = self.slots.remove(&key);
+        let fresh = old.as_ref().map_or(was_absent, |old| old.fresh);
+        self.weight -= old.map_or(0, |old| weigh(old.value.as_ref()));
+        if value.is_some() || !fresh {
+            self.weight += weigh(value.as_ref());
+            self.slots.insert(key, Slot { value, gate, fresh });
+        }
+    }
+
+    /// Slots in a range of keys.
+    pub fn range<'a>(
+        &'a self,
+        start: &[u8],
+        end: Option<&[u8]>,
+    ) -> impl Iterator<Item = (&'a Bytes, &'a Slot)> {
+        let end = end.map_or(Bound::Unbounded, Bound::Excluded);
+        let empty = matches!(end, Bound::Excluded(end) if end <= start);
+        let range = (!empty).then(|| self.slots.range::<[u8], _>((Bound::Included(start), end)));
+        range.into_iter().flatten()
+    }
+
+    /// Roughly its memory in bytes.
+    #[must_use]
+    pub const fn weight(&self) -> u64 {
+        self.weight
+    }
+
+    /// Keys in it.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether it holds nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Every slot, in key order.
+    pub fn iter(&self) -> impl Iterator<Item = (&Bytes, &Slot)> {
+        self.slots.iter()
+    }
+}
+
+/// A value and the batch that answers resting on it wait for.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// The value, if the key is held.
+    pub value: Option<Arc<Value>>,
+    /// The batch.
+    pub gate: u64,
+}
+
+/// Records of a range.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// Keys, strictly rising, and values.
+    pub items: Vec<(Bytes, Arc<Value>)>,
+    /// Highest gate of all slots in the part of the range looked at, removed keys included.
+    pub gate: u64,
+    /// Where the part of the range that was not looked at begins; `None` when all was.
+    pub next: Option<Bytes>,
+}
+
+/// Overlay above frozen overlay above base.
+pub struct Layers {
+    overlay: Overlay,
+    frozen: Option<Arc<Overlay>>,
+    base: Arc<dyn Base>,
+    /// While the log is replayed every removal is kept: the index that answers afterwards may be
+    /// ahead of the runs that replay reads from, and hold what was removed since.
+    replaying: bool,
+}
+
+impl Layers {
+    /// An empty overlay above `base`.
+    #[must_use]
+    pub fn new(base: Arc<dyn Base>) -> Self {
+        Self { overlay: Overlay::default(), frozen: None, base, replaying: true }
+    }
+
+    /// The overlay.
+    #[must_use]
+    pub const fn overlay(&self) -> &Overlay {
+        &self.overlay
+    }
+
+    /// Puts or removes a key. `was_absent` tells that nothing was held for it.
+    pub fn put(&mut self, key: Bytes, value: Option<Value>, gate: u64, was_absent: bool) {
+        self.overlay.put(key, value.map(Arc::new), gate, was_absent && !self.replaying);
+    }
+
+    /// Sets the overlay aside to be written as a run; changes go to a new one from now on.
+    ///
+    /// # Panics
+    /// When one is set aside already.
+    pub fn freeze(&mut self) -> Arc<Overlay> {
+        assert!(self.frozen.is_none(), "one overlay is written at a time");
+        let frozen = Arc::new(std::mem::take(&mut self.overlay));
+        self.frozen = Some(frozen.clone());
+        frozen
+    }
+
+    /// Whether an overlay is set aside.
+    #[must_use]
+    pub const fn is_frozen(&self) -> bool {
+        self.frozen.is_some()
+    }
+
+    /// The overlay set aside is part of the base now.
+    pub fn thaw(&mut self) {
+        self.frozen = None;
+    }
+
+    /// Replay is over: answers come from `base` from now on, which holds the same or, for keys in the
+    /// overlay, what came later.
+    pub fn set_base(&mut self, base: Arc<dyn Base>) {
+        self.base = base;
+        self.replaying = false;
+    }
+
+    /// What is held for a key.
+    ///
+    /// # Errors
+    /// When the base cannot say.
+    pub fn get(&self, key: &[u8]) -> Result<Found, BaseError> {
+        let frozen = self.frozen.as_deref();
+        if let Some(slot) = self.overlay.get(key).or_else(|| frozen.and_then(|f| f.get(key))) {
+            return Ok(Found { value: slot.value.clone(), gate: slot.gate });
+        }
+        let bytes = self.base.get(key)?;
+        let value = bytes.map(|bytes| decode(key, &bytes)).transpose()?;
+        Ok(Found { value, gate: 0 })
+    }
+
+    /// All registers of the key that encodes as `prefix`.
+    ///
+    /// # Errors
+    /// When the base cannot say.
+    pub fn key(&self, prefix: &[u8]) -> Result<Page, BaseError> {
+        let end = prefix_end(prefix);
+        let mut merged: BTreeMap<Bytes, Option<Arc<Value>>> = BTreeMap::new();
+        for (key, bytes) in self.base.key(prefix)? {
+            let value = decode(&key, &bytes)?;
+            merged.insert(key, Some(value));
+        }
+        let mut page = Page::default();
+        for layer in self.frozen.as_deref().into_iter().chain([&self.overlay]) {
+            for (key, slot) in layer.range(prefix, end.as_deref()) {
+                page.gate = page.gate.max(slot.gate);
+                merged.insert(key.clone(), slot.value.clone());
+            }
+        }
+        let held = merged.into_iter().filter_map(|(key, value)| value.map(|value| (key, value)));
+        page.items = held.collect();
+        Ok(page)
+    }
+
+    /// Records from `start` on, below `end`: some `wanted` of them. [`Page::next`] says where to go
+    /// on; a page may be empty and yet not the last.
+    ///
+    /// # Errors
+    /// When the base cannot say.
+    pub fn scan(&self, start: &[u8], end: Option<&[u8]>, wanted: usize) -> Result<Page, BaseError> {
+        let limit = wanted.clamp(1, PAGE_RECORDS);
+        let below = self.base.scan(start, end, limit)?;
+        // Each layer was looked at up to some key; the page ends at the lowest of them.
+        let mut next = below.items.last().filter(|_| below.more).map(|(key, _)| successor(key));
+        let mut merged: BTreeMap<Bytes, (Option<Arc<Value>>, u64)> = BTreeMap::new();
+        for (key, bytes) in below.items {
+            let value = decode(&key, &bytes)?;
+            merged.insert(key, (Some(value), 0));
+        }
+        for layer in self.frozen.as_deref().into_iter().chain([&self.overlay]) {
+            let bound = next.clone();
+            let range = layer.range(start, bound.as_deref().or(end));
+            for (count, (key, slot)) in range.enumerate() {
+                if count == limit {
+                    next = Some(key.clone());
+                    break;
+                }
+                merged.insert(key.clone(), (slot.value.clone(), slot.gate));
+            }
+        }
+        let mut page = Page { next, ..Page::default() };
+        for (key, (value, gate)) in merged {
+            if page.next.as_ref().is_some_and(|next| key >= *next) {
+                break;
+            }
+            page.gate = page.gate.max(gate);
+            page.items.extend(value.map(|value| (key, value)));
+        }
+        Ok(page)
+    }
+}
+
+/// The next key there is.
+fn successor(key: &[u8]) -> Bytes {
+    let mut next = key.to_vec();
+    next.push(0);
+    next.into()
+}
+
+fn decode(key: &[u8], bytes: &[u8]) -> Result<Arc<Value>, BaseError> {
+    let value = Value::decode(key, bytes);
+    value.map(Arc::new).map_err(|cause| BaseError { cause: cause.to_string() })
+}
+
+/// The first key behind all that begin with `prefix`; `None` when there is none.
+#[must_use]
+pub fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
+    let last = prefix.iter().rposition(|byte| *byte != 0xff)?;
+    let mut end = prefix[..=last].to_vec();
+    end[last] += 1;
+    Some(end)
+}

@@ -1,0 +1,372 @@
+//! [`Table`]: the durable state of a drive, and how each record changes it. The same code runs when a
+//! request is decided and when the log is replayed (INV-DRIVE-REPLAY).
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use holdfast_register::{Held, KeyState, ShardStatus};
+use holdfast_types::{BucketId, BucketStamp, OperationId, RegisterKey, VersionId};
+
+use crate::{
+    checkpoint::{Checkpoint, DurableFacts, SegmentUse},
+    log::record::{NewShard, Record},
+    overlay::{Base, BaseError, Found, Layers},
+    value::{Note, Place, PlaceRecord, REPAIR_SPACE, RegisterRecord, Value},
+    volume::RecordedBlocks,
+};
+
+/// A bucket's stamp and the batch that records it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KnownBucket {
+    /// The stamp.
+    pub stamp: BucketStamp,
+    /// Answers that rest on it wait for this batch.
+    pub gate: u64,
+}
+
+/// A shard that no entry names any more.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Dropped {
+    /// Whose it was.
+    pub operation: OperationId,
+    /// What it was, and where it lies.
+    pub record: PlaceRecord,
+}
+
+/// What is held for a key.
+#[derive(Clone, Debug, Default)]
+pub struct KeyFound {
+    /// Registers; promise and memory are the drive's and volatile.
+    pub state: KeyState,
+    /// Notes of each register.
+    pub notes: BTreeMap<VersionId, Vec<Note>>,
+    /// Answers that rest on it wait for this batch.
+    pub gate: u64,
+}
+
+/// The durable state.
+pub struct Table {
+    /// Registers, places, chores.
+    pub layers: Layers,
+    /// Facts of the drive.
+    pub facts: DurableFacts,
+    /// The bucket table.
+    pub buckets: HashMap<BucketId, KnownBucket>,
+    /// Blocks of volumes that live places name.
+    pub recorded: RecordedBlocks,
+    /// Live inline shards, by segment.
+    pub segments: BTreeMap<u32, SegmentUse>,
+    /// The last batch that dropped a shard of a segment.
+    pub dropped_at: HashMap<u32, u64>,
+    /// The batch being applied.
+    batch: u64,
+}
+
+impl Table {
+    /// The state above `base`, with nothing in the overlay.
+    #[must_use]
+    pub fn new(base: Arc<dyn Base>) -> Self {
+        Self {
+            layers: Layers::new(base),
+            facts: DurableFacts::default(),
+            buckets: HashMap::new(),
+            recorded: RecordedBlocks::default(),
+            segments: BTreeMap::new(),
+            dropped_at: HashMap::new(),
+            batch: 0,
+        }
+    }
+
+    /// The state that a checkpoint describes, above the runs it names.
+    #[must_use]
+    pub fn restore(checkpoint: &Checkpoint, base: Arc<dyn Base>) -> Self {
+        let buckets = checkpoint.buckets.iter();
+        let segments = checkpoint.segments.iter();
+        Self {
+            facts: checkpoint.facts,
+            buckets: buckets.map(|s| (s.id, KnownBucket { stamp: *s, gate: 0 })).collect(),
+            recorded: RecordedBlocks::from_maps(&checkpoint.volumes),
+            segments: segments.map(|used| (used.segment, *used)).collect(),
+            ..Self::new(base)
+        }
+    }
+
+    /// All registers of a key.
+    ///
+    /// # Errors
+    /// When the base cannot say.
+    pub fn key(&self, key: &RegisterKey) -> Result<KeyFound, BaseError> {
+        let page = self.layers.key(&key.encode())?;
+        let mut found = KeyFound { gate: page.gate, ..KeyFound::default() };
+        for (register, value) in page.items {
+            let Some((version, record)) = as_register(&register, &value) else { continue };
+            found.state.registers.insert(version, record.state.clone());
+            found.notes.insert(version, record.notes.clone());
+        }
+        Ok(found)
+    }
+
+    /// One register.
+    ///
+    /// # Errors
+    /// When the base cannot say.
+    pub fn register(&self, register: &[u8]) -> Result<(RegisterRecord, u64), BaseError> {
+        let Found { value, gate } = self.layers.get(register)?;
+        let record = match value.as_deref() {
+            Some(Value::Register(record)) => record.clone(),
+            _ => RegisterRecord::default(),
+        };
+        Ok((record, gate))
+    }
+
+    /// Where an operation's shard lies.
+    ///
+    /// # Errors
+    /// When the base cannot say.
+    pub fn place(&self, operation: OperationId) -> Result<(PlaceRecord, u64), BaseError> {
+        let Found { value, gate } = self.layers.get(&PlaceRecord::key(operation))?;
+        let record = match value.as_deref() {
+            Some(Value::Place(record)) => record.clone(),
+            _ => PlaceRecord::default(),
+        };
+        Ok((record, gate))
+    }
+
+    /// Applies a record of `batch`; `inline` is where its inline bytes lie. Returns the shards that
+    /// no entry names any more.
+    ///
+    /// # Errors
+    /// When the base cannot say: the state is then behind its log, and the drive must stop.
+    pub fn apply(
+        &mut self,
+        batch: u64,
+        record: &Record,
+        inline: &Place,
+    ) -> Result<Vec<Dropped>, BaseError> {
+        self.batch = batch;
+        match record {
+            Record::Accept { register, held, note, shard } => {
+                let place = placed(shard, inline);
+                self.accept(batch, register, held, note, place)
+            }
+            Record::Settle { register, operation, holders, set_size, drop_below } => {
+                self.change(register, None, |r| {
+                    r.settle(*operation, *holders, *set_size, *drop_below)
+                })
+            }
+            Record::Purge { register, ballot } => {
+                self.facts.purge_floor = self.facts.purge_floor.max(*ballot);
+                self.change(register, None, |record| record.purge(*ballot))
+            }
+            Record::Bucket(stamp) => {
+                self.buckets.insert(stamp.id, KnownBucket { stamp: *stamp, gate: batch });
+                Ok(Vec::new())
+            }
+            Record::Ceiling(ballot) => {
+                self.facts.ceiling = self.facts.ceiling.max(*ballot);
+                Ok(Vec::new())
+            }
+            Record::Open { open_count, .. } => {
+                self.facts.open_count = self.facts.open_count.max(*open_count);
+                Ok(Vec::new())
+            }
+            Record::Move { operation, old, new } => {
+                self.relocate(*operation, old, placed(new, inline))
+            }
+            Record::Lost { register, operation, place } => {
+                let mut dropped = self.relocate(*operation, place, Place::None)?;
+                let lose = |record: &mut RegisterRecord| record.lose(*operation);
+                dropped.append(&mut self.change(register, Some(batch), lose)?);
+                Ok(dropped)
+            }
+        }
+    }
+
+    fn accept(
+        &mut self,
+        batch: u64,
+        register: &Bytes,
+        held: &Held,
+        note: &Note,
+        place: Place,
+    ) -> Result<Vec<Dropped>, BaseError> {
+        let operation = held.entry.operation;
+        let mut dropped = Vec::new();
+        if !place.is_none() {
+            dropped.extend(self.put_place(batch, operation, note, place)?);
+        }
+        for operation in held.entry.data_operations() {
+            self.refer(operation, 1)?;
+        }
+        let mut gone =
+            self.change(register, Some(batch), |record| record.accept(held.clone(), *note))?;
+        dropped.append(&mut gone);
+        Ok(dropped)
+    }
+
+    /// Notes where a shard lies, unless it is held already: then the new copy is dropped.
+    fn put_place(
+        &mut self,
+        batch: u64,
+        operation: OperationId,
+        note: &Note,
+        place: Place,
+    ) -> Result<Option<Dropped>, BaseError> {
+        let (mut record, _) = self.place(operation)?;
+        if !record.place.is_none() {
+            let record = PlaceRecord { references: 0, shard: note.shard, place };
+            return Ok(Some(Dropped { operation, record }));
+        }
+        let was_absent = record.references == 0;
+        let key = PlaceRecord::key(operation).into();
+        self.count_place(&place, true);
+        record.shard = note.shard;
+        record.place = place;
+        self.layers.put(key, Some(Value::Place(record)), batch, was_absent);
+        Ok(None)
+    }
+
+    /// Changes a register, its chores and the references of what goes. `gate` is the batch that
+    /// answers wait for from now on; a Settle or Purge leaves it as it was.
+    fn change(
+        &mut self,
+        register: &Bytes,
+        gate: Option<u64>,
+        apply: impl FnOnce(&mut RegisterRecord) -> Vec<Held>,
+    ) -> Result<Vec<Dropped>, BaseError> {
+        let (mut record, known_gate) = self.register(register)?;
+        let chores_before = record.chores(register);
+        let was_held = !record.notes.is_empty();
+        let gone = apply(&mut record);
+        let chores_after = record.chores(register);
+        let is_held = !record.notes.is_empty();
+        self.facts.registers += u64::from(is_held);
+        self.facts.registers -= u64::from(was_held);
+        let value = is_held.then_some(Value::Register(record));
+        self.layers.put(register.clone(), value, gate.unwrap_or(known_gate), !was_held);
+        self.change_chores(&chores_before, &chores_after);
+        let mut dropped = Vec::new();
+        for held in gone {
+            for operation in held.entry.data_operations() {
+                dropped.extend(self.refer(operation, -1)?);
+            }
+        }
+        Ok(dropped)
+    }
+
+    fn change_chores(&mut self, before: &[Vec<u8>], after: &[Vec<u8>]) {
+        for key in before.iter().filter(|key| !after.contains(key)) {
+            self.facts.repairs -= u64::from(key[0] == REPAIR_SPACE);
+            self.layers.put(Bytes::copy_from_slice(key), None, 0, false);
+        }
+        for key in after.iter().filter(|key| !before.contains(key)) {
+            self.facts.repairs += u64::from(key[0] == REPAIR_SPACE);
+            self.layers.put(Bytes::copy_from_slice(key), Some(Value::Chore), 0, true);
+        }
+    }
+
+    /// Counts one more or one less entry that names an operation (INV-PLACE-1).
+    fn refer(&mut self, operation: OperationId, by: i64) -> Result<Option<Dropped>, BaseError> {
+        let (mut record, gate) = self.place(operation)?;
+        let was_absent = record.references == 0 && record.place.is_none();
+        record.references = record.references.saturating_add_signed(by);
+        let key = PlaceRecord::key(operation).into();
+        if record.references > 0 {
+            self.layers.put(key, Some(Value::Place(record)), gate, was_absent);
+            return Ok(None);
+        }
+        self.layers.put(key, None, gate, was_absent);
+        self.count_place(&record.place, false);
+        Ok((!record.place.is_none()).then_some(Dropped { operation, record }))
+    }
+
+    /// A shard lies elsewhere now, or nowhere; applies only where the old place still stands.
+    fn relocate(
+        &mut self,
+        operation: OperationId,
+        old: &Place,
+        new: Place,
+    ) -> Result<Vec<Dropped>, BaseError> {
+        let (mut record, gate) = self.place(operation)?;
+        if record.place != *old || record.references == 0 {
+            let record = PlaceRecord { references: 0, shard: record.shard, place: new };
+            let lost = (!record.place.is_none()).then_some(Dropped { operation, record });
+            return Ok(lost.into_iter().collect());
+        }
+        self.count_place(old, false);
+        self.count_place(&new, true);
+        let was = PlaceRecord { references: 0, shard: record.shard, place: old.clone() };
+        record.place = new;
+        self.layers.put(
+            PlaceRecord::key(operation).into(),
+            Some(Value::Place(record)),
+            gate,
+            false,
+        );
+        Ok(vec![Dropped { operation, record: was }])
+    }
+
+    /// Adjusts what is counted of a place that comes or goes.
+    fn count_place(&mut self, place: &Place, comes: bool) {
+        let bytes = place.len();
+        if comes {
+            self.facts.used_bytes += bytes;
+        } else {
+            self.facts.used_bytes -= bytes;
+        }
+        match place {
+            Place::None => {}
+            Place::Inline { segment, .. } => {
+                let used = self.segments.entry(*segment).or_default();
+                used.segment = *segment;
+                if comes {
+                    used.live_shards += 1;
+                    used.live_bytes += bytes;
+                } else {
+                    used.live_shards -= 1;
+                    used.live_bytes -= bytes;
+                    self.dropped_at.insert(*segment, self.batch);
+                }
+            }
+            Place::Extents { extents, .. } => {
+                for extent in extents {
+                    if comes {
+                        let free = self.recorded.take(*extent);
+                        debug_assert!(free, "INV-VOL-1: {extent:?} is taken twice");
+                    } else {
+                        self.recorded.give(*extent);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A register's version and record.
+fn as_register<'a>(key: &[u8], value: &'a Value) -> Option<(VersionId, &'a RegisterRecord)> {
+    let Value::Register(record) = value else { return None };
+    let version: [u8; 16] = key.get(key.len().checked_sub(16)?..)?.try_into().ok()?;
+    Some((VersionId(u128::from_be_bytes(version)), record))
+}
+
+/// Where a record's shard lies.
+fn placed(shard: &NewShard, inline: &Place) -> Place {
+    match shard {
+        NewShard::None => Place::None,
+        NewShard::Inline(_) => inline.clone(),
+        NewShard::At(place) => place.clone(),
+    }
+}
+
+/// The status of a shard that may be needed and may be there.
+#[must_use]
+pub const fn status(needed: bool, there: bool) -> ShardStatus {
+    match (needed, there) {
+        (false, _) => ShardStatus::NoData,
+        (true, true) => ShardStatus::Present,
+        (true, false) => ShardStatus::Missing,
+    }
+}

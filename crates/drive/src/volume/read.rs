@@ -1,0 +1,156 @@
+//! Shards on their way out. Runs on bulk I/O threads.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use holdfast_erasure::{Salt, open_block};
+use holdfast_types::{DriveId, ErrorClass, Geometry};
+
+use crate::{
+    api::DriveError,
+    disk::{BLOCK_U64, DiskError, DiskFile},
+    value::{Extent, Place},
+    volume::VolumeSet,
+};
+
+/// Reads blocks of one shard. While it lives, the shard's bytes stay where they are.
+pub struct ShardReader {
+    pub(crate) drive: DriveId,
+    pub(crate) salt: Salt,
+    pub(crate) geometry: Geometry,
+    pub(crate) source: Source,
+}
+
+/// Where a shard lies, held against reuse.
+pub(crate) enum Source {
+    /// In a segment of the log; the lease counts in the drive's table.
+    Inline { file: Arc<dyn DiskFile>, offset: u64, len: u64, lease: Arc<()> },
+    /// In volumes.
+    Extents { volumes: Arc<VolumeSet>, extents: Vec<Extent>, len: u64 },
+}
+
+impl Source {
+    /// Holds the extents of a place.
+    pub(crate) fn hold(volumes: &Arc<VolumeSet>, place: &Place) -> Option<Self> {
+        let Place::Extents { len, extents } = place else { return None };
+        volumes.hold(extents);
+        Some(Self::Extents { volumes: volumes.clone(), extents: extents.clone(), len: *len })
+    }
+
+    fn len(&self) -> u64 {
+        match self {
+            Self::Inline { len, .. } | Self::Extents { len, .. } => *len,
+        }
+    }
+
+    /// Fills `buf` from `offset` of the shard.
+    fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), DiskError> {
+        match self {
+            Self::Inline { file, offset: at, .. } => file.read_at(at + offset, buf),
+            Self::Extents { volumes, extents, .. } => read_extents(volumes, extents, offset, buf),
+        }
+    }
+}
+
+impl Source {
+    /// Fills `buf` from the beginning, if that needs no wait for the device.
+    fn try_read(&self, buf: &mut [u8]) -> bool {
+        match self {
+            Self::Inline { file, offset, .. } => file.try_read_at(*offset, buf) == Ok(true),
+            Self::Extents { .. } => false,
+        }
+    }
+}
+
+/// Reads across extents; each begins with a block of header that is not part of the shard.
+fn read_extents(
+    volumes: &VolumeSet,
+    extents: &[Extent],
+    offset: u64,
+    buf: &mut [u8],
+) -> Result<(), DiskError> {
+    let mut skip = offset;
+    let mut rest = buf;
+    for extent in extents {
+        if rest.is_empty() {
+            break;
+        }
+        let holds = u64::from(extent.blocks - 1) * BLOCK_U64;
+        if skip >= holds {
+            skip -= holds;
+            continue;
+        }
+        let step = (holds - skip).min(rest.len() as u64) as usize;
+        let (head, tail) = rest.split_at_mut(step);
+        let at = u64::from(extent.block + 1) * BLOCK_U64 + skip;
+        volumes.file(extent.volume)?.read_at(at, head)?;
+        skip = 0;
+        rest = tail;
+    }
+    assert!(rest.is_empty(), "the extents of a place hold its whole length");
+    Ok(())
+}
+
+impl ShardReader {
+    /// Blocks of the shard.
+    #[must_use]
+    pub const fn block_count(&self) -> u64 {
+        self.geometry.stripe_count()
+    }
+
+    /// The whole shard, verified, if that needs no wait for the device.
+    #[must_use]
+    pub fn try_whole(&self) -> Option<Bytes> {
+        let len = self.geometry.shard_len();
+        if len > self.source.len() {
+            return None;
+        }
+        let mut bytes = vec![0; len as usize];
+        let ready = self.source.try_read(&mut bytes);
+        (ready && self.verify(0, self.block_count(), &bytes).is_ok()).then(|| bytes.into())
+    }
+
+    fn verify(&self, first: u64, end: u64, bytes: &[u8]) -> Result<(), DriveError> {
+        let mut at = 0;
+        for block in first..end {
+            let len = self.geometry.block_len(block) as usize;
+            open_block(&self.salt, block, &bytes[at..at + len])
+                .map_err(|e| DriveError::failed(self.drive, e.class(), e.to_string()))?;
+            at += len;
+        }
+        Ok(())
+    }
+
+    /// Reads whole blocks with their checksums, each verified.
+    ///
+    /// # Errors
+    /// `Damaged` when a block is rotten or is not there; `Invalid` when there are no such blocks.
+    pub fn read(&self, first: u64, count: u64) -> Result<Bytes, DriveError> {
+        let last = first.checked_add(count).and_then(|end| end.checked_sub(1));
+        let Some(last) = last.filter(|last| count > 0 && *last < self.block_count()) else {
+            let message = format!("read shard: no blocks {first}+{count}");
+            return Err(DriveError::failed(self.drive, ErrorClass::Invalid, message));
+        };
+        let offset = self.geometry.block_offset(first);
+        let end = self.geometry.block_offset(last) + u64::from(self.geometry.block_len(last));
+        if end > self.source.len() {
+            let message = format!("read shard: {end} bytes wanted, {} there", self.source.len());
+            return Err(DriveError::failed(self.drive, ErrorClass::Damaged, message));
+        }
+        let mut bytes = vec![0; (end - offset) as usize];
+        let failed =
+            |e: DiskError| DriveError::failed(self.drive, ErrorClass::Damaged, e.to_string());
+        self.source.read(offset, &mut bytes).map_err(failed)?;
+        self.verify(first, last + 1, &bytes)?;
+        Ok(bytes.into())
+    }
+}
+
+impl Drop for ShardReader {
+    fn drop(&mut self) {
+        match &self.source {
+            Source::Extents { volumes, extents, .. } => volumes.unhold(extents),
+            Source::Inline { lease, .. } => debug_assert!(Arc::strong_count(lease) > 0),
+        }
+    }
+}

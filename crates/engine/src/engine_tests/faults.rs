@@ -1,0 +1,127 @@
+//! Writes when drives are away, refuse, hang or forget.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use holdfast_types::SetIndex;
+
+use super::World;
+use crate::{StoreError, testing::pattern};
+
+const SIZES: [usize; 3] = [10_240, 200_000, 2 << 20];
+
+/// Goal: below quorum the answer is an error that names the set, what is needed, what there is, and
+/// the drives. Method: one drive more than f goes away.
+#[tokio::test(start_paused = true)]
+async fn below_quorum_the_error_names_set_and_drives() {
+    let world = World::new(4, 1);
+    world.nodes[1].set_all_down(true);
+    world.nodes[2].set_all_down(true);
+    // The first write finds out; what it did is then unknown.
+    let _ = world.put("k", &pattern(1, 100)).await;
+    let error = world.put("k", &pattern(1, 100)).await.unwrap_err();
+    let StoreError::BelowQuorum { set, need, have, detail } = error else { panic!("{error}") };
+    assert_eq!((set, need, have), (SetIndex(0), 3, 2));
+    assert!(detail.contains("http://node2:9000/mnt/drive1"), "{detail}");
+    assert!(detail.contains("http://node3:9000/mnt/drive1"), "{detail}");
+}
+
+/// Goal: with any one node of 4 x 4 away, writes go on after the first, narrower, and everything that
+/// was acknowledged is read. Method: take down each node in turn.
+#[tokio::test(start_paused = true)]
+async fn writes_go_on_without_any_one_node() {
+    for away in 0..4 {
+        let world = World::new(4, 4);
+        for size in SIZES {
+            world.put(&format!("before/{size}"), &pattern(1, size)).await.unwrap();
+        }
+        world.nodes[away].set_all_down(true);
+        let _ = world.put("finds out", &pattern(1, 10)).await;
+        for size in SIZES {
+            world.put(&format!("after/{size}"), &pattern(2, size)).await.unwrap();
+            assert!(world.get(&format!("after/{size}")).await.unwrap() == pattern(2, size));
+            assert!(world.get(&format!("before/{size}")).await.unwrap() == pattern(1, size));
+        }
+    }
+}
+
+/// Goal: the loss of any single drive, before or during a write, loses nothing acknowledged and hangs
+/// nothing. Method: each drive of 4 x 1 goes down, hangs, or loses its answers, once a size.
+#[tokio::test(start_paused = true)]
+async fn any_single_drive_may_be_lost_during_a_write() {
+    for size in SIZES {
+        for at in 0..4 {
+            for fault in 0..3 {
+                let world = World::new(4, 1);
+                let (node, drive) = world.drives()[at].clone();
+                match fault {
+                    0 => node.set_down(drive, true),
+                    1 => node.set_delay(drive, Duration::from_secs(3600)),
+                    _ => node.drop_answers(drive, usize::MAX),
+                }
+                let bytes = pattern(7, size);
+                let begun = crate::task::after(Duration::ZERO);
+                let put = world.put("k", &bytes).await;
+                assert!(begun.elapsed() < Duration::from_secs(40), "never hangs");
+                if let Err(error) = &put {
+                    assert!(
+                        matches!(
+                            error,
+                            StoreError::Unknown { .. } | StoreError::BelowQuorum { .. }
+                        ),
+                        "{error}"
+                    );
+                }
+                // A client repeats a 503; then it holds.
+                if put.is_err() {
+                    world.put("k", &bytes).await.unwrap();
+                }
+                assert!(world.get("k").await.unwrap() == bytes, "{size} {at} {fault}");
+            }
+        }
+    }
+}
+
+/// Goal: a drive that comes back without its volatile memory changes no outcome. Method: drives
+/// restart, one after the other, between writes and reads.
+#[tokio::test(start_paused = true)]
+async fn restarts_lose_nothing() {
+    let world = World::new(4, 1);
+    for round in 0..8_usize {
+        let bytes = pattern(round as u64, 50_000 + round);
+        world.put("k", &bytes).await.unwrap();
+        let (node, drive) = world.drives()[round % 4].clone();
+        node.restart(drive);
+        assert!(world.get("k").await.unwrap() == bytes);
+    }
+}
+
+/// Goal: a 503 never hangs: with every node hanging, requests end by their deadlines. Method: virtual
+/// time.
+#[tokio::test(start_paused = true)]
+async fn requests_end_by_their_deadlines_when_everything_hangs() {
+    let world = World::new(4, 1);
+    world.put("k", &pattern(1, 100)).await.unwrap();
+    for (node, drive) in world.drives() {
+        node.set_delay(drive, Duration::from_secs(100_000));
+    }
+    let begun = crate::task::after(Duration::ZERO);
+    assert!(world.put("k", &pattern(2, 100)).await.is_err());
+    assert!(world.get("k").await.is_err());
+    assert!(begun.elapsed() < Duration::from_secs(90), "{:?}", begun.elapsed());
+}
+
+/// Goal: a full drive does not stop writes as long as enough others take them; when too many are full
+/// the error says so. Method: fill one, then three of four.
+#[tokio::test(start_paused = true)]
+async fn full_drives_are_named() {
+    let world = World::new(4, 4);
+    let drives = world.drives();
+    drives[0].0.set_full(drives[0].1, true);
+    world.put("k", &Bytes::from_static(b"abc")).await.unwrap();
+    for (node, drive) in &drives {
+        node.set_full(*drive, true);
+    }
+    let error = world.put("k", &Bytes::from_static(b"abc")).await.unwrap_err();
+    assert!(matches!(error, StoreError::Full { .. }), "{error:?}");
+}

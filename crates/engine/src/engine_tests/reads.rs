@@ -1,0 +1,132 @@
+//! Reads when shards are rotten, gone or late, and while writes go on.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{StreamExt, future::join_all};
+
+use super::{World, open};
+use crate::{StoreError, api::Wanted, testing::pattern};
+
+const SIZES: [usize; 3] = [10_240, 200_000, 3 << 20];
+
+/// Goal: up to m rotten or lost shards cost nothing but time; more are an error, never wrong bytes.
+/// Method: rot shards one by one on 4 x 1 (k = 2, m = 2).
+#[tokio::test(start_paused = true)]
+async fn rotten_shards_are_read_around() {
+    for size in SIZES {
+        for lost in [false, true] {
+            let world = World::new(4, 1);
+            let bytes = pattern(5, size);
+            world.put("k", &bytes).await.unwrap();
+            world.settle().await;
+            let operation = world.operation("k").await;
+            for (harmed, (node, drive)) in world.drives().into_iter().enumerate() {
+                let read = world.get("k").await;
+                if harmed <= 2 {
+                    assert!(read.unwrap() == bytes, "{size} {harmed}");
+                } else {
+                    assert!(matches!(read, Err(StoreError::BelowQuorum { .. })), "{read:?}");
+                }
+                let done = if lost {
+                    node.with_drive(drive, |d| d.lose_shard(operation))
+                } else {
+                    node.rot(drive, operation)
+                };
+                assert!(done);
+            }
+        }
+    }
+}
+
+/// Goal: a node that vanishes in the middle of a stream is replaced by spares. Method: read half, take
+/// a node away, read on.
+#[tokio::test(start_paused = true)]
+async fn a_node_lost_in_midstream_is_replaced() {
+    let world = World::new(4, 4);
+    let bytes = pattern(5, 12 << 20);
+    world.put("k", &bytes).await.unwrap();
+    let mut read = open(&world.engine, "k", Wanted::Whole).await.unwrap();
+    let mut got = read.body.next().await.unwrap().unwrap().to_vec();
+    world.nodes[1].set_all_down(true);
+    while let Some(chunk) = read.body.next().await {
+        got.extend_from_slice(&chunk.unwrap());
+    }
+    assert!(got == bytes);
+}
+
+/// Goal: a late shard is hedged. Method: one drive takes 10 s a block; the read takes far less.
+#[tokio::test(start_paused = true)]
+async fn a_late_shard_is_hedged() {
+    let world = World::new(4, 1);
+    let bytes = pattern(5, 2 << 20);
+    world.put("k", &bytes).await.unwrap();
+    for (node, drive) in world.drives().into_iter().take(2) {
+        node.set_block_delay(drive, Duration::from_secs(10));
+    }
+    let begun = crate::task::after(Duration::ZERO);
+    assert!(world.get("k").await.unwrap() == bytes);
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
+/// Goal: a GET that began before an overwrite ends with the old bytes: its pins hold them. Method: read
+/// the first chunk, overwrite and settle, read on; then the pins are gone and so are the bytes.
+#[tokio::test(start_paused = true)]
+async fn a_get_keeps_its_entry_while_it_is_overwritten() {
+    let world = World::new(4, 1);
+    let (old, new) = (pattern(1, 4 << 20), pattern(2, 100));
+    world.put("k", &old).await.unwrap();
+    let mut read = open(&world.engine, "k", Wanted::Whole).await.unwrap();
+    let mut got = read.body.next().await.unwrap().unwrap().to_vec();
+    world.put("k", &new).await.unwrap();
+    world.settle().await;
+    while let Some(chunk) = read.body.next().await {
+        got.extend_from_slice(&chunk.unwrap());
+    }
+    assert!(got == old);
+    drop(read);
+    world.settle().await;
+    assert!(world.get("k").await.unwrap() == new);
+    let pins = |(node, drive): &(_, _)| {
+        let node: &std::sync::Arc<crate::testing::MemoryNode> = node;
+        node.with_drive(*drive, |d| d.pin_count())
+    };
+    assert_eq!(world.drives().iter().map(pins).sum::<usize>(), 0);
+}
+
+/// Goal: reads never go back while writes, restarts and lost answers go on. Method: a writer counts up
+/// by the body's length, readers on two engines see it only grow.
+#[tokio::test(start_paused = true)]
+async fn reads_never_go_back() {
+    let world = World::new(4, 1);
+    world.put("k", &Bytes::from(vec![1; 1])).await.unwrap();
+    let writer = async {
+        for len in 2..60_usize {
+            let (node, drive) = world.drives()[len % 4].clone();
+            match len % 5 {
+                0 => node.drop_answers(drive, 2),
+                1 => node.restart(drive),
+                2 => node.set_delay(drive, Duration::from_millis(30)),
+                _ => world.drives().iter().for_each(|(n, d)| n.set_delay(*d, Duration::ZERO)),
+            }
+            while world.put("k", &Bytes::from(vec![1; len])).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            tokio::time::sleep(Duration::from_millis(7)).await;
+        }
+    };
+    let reader = || async {
+        let mut last = 0;
+        while last < 59 {
+            match world.get("k").await {
+                Ok(read) => {
+                    assert!(read.len() >= last, "{} after {last}", read.len());
+                    last = read.len();
+                }
+                Err(error) => assert!(!matches!(error, StoreError::NoSuchKey { .. }), "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+    };
+    tokio::join!(writer, join_all([reader(), reader(), reader()]));
+}

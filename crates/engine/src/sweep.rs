@@ -1,0 +1,203 @@
+//! What finished uploads leave behind: registers of parts, and kept answers past their time.
+//!
+//! INV-UPLOAD-4: the register of a part that an object is made of goes only when every drive holds both
+//! the object's entry and its shard of the part. Until then the part's register is what keeps the bytes
+//! on drives that have not heard of the object, and what the healer restores missing shards by.
+
+use std::{future::ready, time::Duration};
+
+use bytes::Bytes;
+use futures::stream::{self, StreamExt};
+use holdfast_register::{HolderMask, Judgement};
+use holdfast_types::{
+    BucketPhase, BucketStamp, EntryKind, Keyspace, OperationId, RegisterKey, VersionId, limits,
+};
+
+use crate::{
+    bucket_record::BucketRecord,
+    cork,
+    draft::Draft,
+    engine::Engine,
+    error::StoreError,
+    set::SetHandle,
+    task,
+    upload_record::{UploadPhase, UploadState},
+    uploads::{PARTS_AT_ONCE, UploadAt, damaged},
+};
+
+/// When a finished upload is looked at again, seconds after its completion; what is left then is found
+/// by [`Engine::sweep_uploads`].
+const LOOKS_SECONDS: [u64; 5] = [1, 5, 30, 120, 600];
+
+/// Registers looked at in one scan of a sweep.
+const SWEEP_NAMES: usize = 1_000;
+
+impl SetHandle {
+    /// Frees a finished upload's parts in the background, as soon as the drives allow.
+    pub(crate) fn sweep_soon(&self, at: UploadAt) {
+        let set = self.clone();
+        task::detach(async move {
+            for seconds in LOOKS_SECONDS {
+                tokio::time::sleep(Duration::from_secs(seconds)).await;
+                match set.sweep_upload(&at).await {
+                    Ok(true) => return,
+                    Ok(false) => {}
+                    Err(error) => tracing::debug!(upload = %at.upload, %error, "sweep"),
+                }
+            }
+        });
+    }
+
+    /// Frees the parts of an upload that is completed or gone, those that may go now. Whether nothing
+    /// is left of them.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the set cannot answer.
+    pub(crate) async fn sweep_upload(&self, at: &UploadAt) -> Result<bool, StoreError> {
+        let register = at.register();
+        let found = self.read(at.stamp, &register, Some(VersionId::NULL)).await?;
+        let state = UploadState::of(found.as_ref()).map_err(|e| damaged(&register, &e))?;
+        if state.is_some_and(|state| state.phase != UploadPhase::Completed) {
+            return Ok(false);
+        }
+        let parts = self.found_parts(at, 0, limits::PARTS_MAX).await?;
+        let named = self.named_by_object(at).await?;
+        let (kept, loose): (Vec<_>, Vec<_>) =
+            parts.into_iter().partition(|part| named.names(part.candidate.entry.operation));
+        let mut free: Vec<u16> = loose.iter().map(|part| part.number).collect();
+        let wait = if named.everywhere {
+            let numbers: Vec<u16> = kept.iter().map(|part| part.number).collect();
+            let whole = stream::iter(numbers).map(|number| self.is_everywhere(at, number));
+            let checked: Vec<Option<u16>> =
+                cork::gathered(whole.buffer_unordered(PARTS_AT_ONCE).collect()).await;
+            free.extend(checked.iter().flatten());
+            checked.iter().any(Option::is_none)
+        } else {
+            !kept.is_empty()
+        };
+        self.free_parts(at, free).await;
+        Ok(!wait)
+    }
+
+    /// What the object's key holds now, by the word of all drives.
+    async fn named_by_object(&self, at: &UploadAt) -> Result<Named, StoreError> {
+        let found = match self.judged_by_all(at.stamp, &at.object()).await? {
+            Judgement::Absent => return Ok(Named { operations: Vec::new(), everywhere: true }),
+            Judgement::Found(found) => found,
+            Judgement::Unknown { have, need } => {
+                return Err(self.shared.below_quorum(need, have, &[]));
+            }
+        };
+        let all = HolderMask::full(self.shared.n());
+        let operations = found.entry.parts.iter().map(|part| part.operation).collect();
+        Ok(Named { operations, everywhere: found.holders == all })
+    }
+
+    /// The part's number, when every drive holds its shard.
+    async fn is_everywhere(&self, at: &UploadAt, number: u16) -> Option<u16> {
+        let judged = self.judged_by_all(at.stamp, &at.part(number)).await;
+        let all = HolderMask::full(self.shared.n());
+        let whole = matches!(judged, Ok(Judgement::Found(found)) if found.shards == all);
+        whole.then_some(number)
+    }
+
+    /// Gives the registers of parts back; their bytes go with the last entry that names them. What
+    /// fails is found by the next sweep.
+    pub(crate) async fn free_parts(&self, at: &UploadAt, numbers: Vec<u16>) {
+        let free = |number: u16| {
+            let draft = Draft::tombstone(OperationId::draw(self.shared.random.as_ref()));
+            self.write(at.stamp, at.part(number), VersionId::NULL, draft)
+        };
+        let freeing = stream::iter(numbers).map(free).buffer_unordered(PARTS_AT_ONCE);
+        let failed = freeing.filter(|outcome| ready(outcome.is_err()));
+        let failed = cork::gathered(failed.count()).await;
+        if failed > 0 {
+            tracing::info!(upload = %at.upload, failed, "parts of a finished upload are left over");
+        }
+    }
+}
+
+/// The parts that an object is made of.
+struct Named {
+    operations: Vec<OperationId>,
+    /// Whether every drive holds the object's entry.
+    everywhere: bool,
+}
+
+impl Named {
+    fn names(&self, operation: OperationId) -> bool {
+        self.operations.contains(&operation)
+    }
+}
+
+impl Engine {
+    /// Frees what finished and aborted uploads of all buckets left behind, and forgets kept answers
+    /// past their time. For a background worker; once an hour is plenty.
+    ///
+    /// # Errors
+    /// [`StoreError`] when a set cannot answer.
+    pub async fn sweep_uploads(&self) -> Result<(), StoreError> {
+        let mut start = Some(Bytes::new());
+        while let Some(from) = start {
+            let (scope, space) = (BucketStamp::REGISTRY, Keyspace::Bucket);
+            let page = self.first_set().scan(scope, space, from, None, SWEEP_NAMES).await?;
+            for (key, candidate) in page.entries {
+                let record = BucketRecord::of(Some(&candidate)).map_err(|e| damaged(&key, &e))?;
+                let live = record.filter(|record| record.phase() == BucketPhase::Live);
+                if let Some(record) = live {
+                    self.sweep_bucket(record.stamp()).await?;
+                }
+            }
+            start = page.next;
+        }
+        Ok(())
+    }
+
+    async fn sweep_bucket(&self, stamp: BucketStamp) -> Result<(), StoreError> {
+        for set in self.sets() {
+            for space in [Keyspace::Part, Keyspace::Upload] {
+                let mut start = Some(Bytes::new());
+                let mut last = None;
+                while let Some(from) = start {
+                    let page = set.scan(stamp, space, from, None, SWEEP_NAMES).await?;
+                    for (register, _) in page.entries {
+                        let split = register.upload_parts().map_err(|e| damaged(&register, &e))?;
+                        let at = UploadAt::new(stamp, &split.0, split.1);
+                        if last != Some(at.upload) {
+                            last = Some(at.upload);
+                            self.sweep_one(set, &at, space).await?;
+                        }
+                    }
+                    start = page.next;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn sweep_one(
+        &self,
+        set: &SetHandle,
+        at: &UploadAt,
+        space: Keyspace,
+    ) -> Result<(), StoreError> {
+        let clean = set.sweep_upload(at).await?;
+        let register: RegisterKey = at.register();
+        if space == Keyspace::Part || !clean {
+            return Ok(());
+        }
+        let decide = |current: Option<&holdfast_register::Candidate>| {
+            let state = UploadState::of(current).map_err(|e| damaged(&register, &e))?;
+            let past = |state: &UploadState| {
+                state.phase == UploadPhase::Completed && state.is_overdue(self.now_micros())
+            };
+            let draft = Draft::tombstone(self.draw_operation());
+            debug_assert!(draft.kind == EntryKind::Tombstone);
+            Ok(match state.filter(past) {
+                Some(_) => crate::draft::Decision::Write(draft, ()),
+                None => crate::draft::Decision::Keep(()),
+            })
+        };
+        set.update(at.stamp, register.clone(), VersionId::NULL, decide).await
+    }
+}

@@ -1,0 +1,129 @@
+//! The other nodes, and whether enough of the cluster is there.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use holdfast_drive::{
+    fabric::{Here, RemoteConfig, RemoteNode, TcpDialer, auth::Key},
+    node::Node,
+};
+use holdfast_placement::Layout;
+use holdfast_types::{
+    NodeIndex, Quorum,
+    seam::{Clock, Random},
+};
+use tokio::sync::watch;
+
+/// Makes and keeps the links to other nodes, one each.
+pub struct Peers {
+    key: Key,
+    here: watch::Receiver<Here>,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    known: BTreeMap<String, Arc<RemoteNode>>,
+}
+
+impl Peers {
+    /// No peers yet.
+    #[must_use]
+    pub fn new(
+        key: Key,
+        here: watch::Receiver<Here>,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+    ) -> Self {
+        Self { key, here, clock, random, known: BTreeMap::new() }
+    }
+
+    /// The link to the node at `url`, started when it is new.
+    pub fn reach(&mut self, url: &str) -> Arc<RemoteNode> {
+        let start = || {
+            Arc::new(RemoteNode::start(RemoteConfig {
+                url: url.to_owned(),
+                key: self.key.clone(),
+                here: self.here.clone(),
+                clock: self.clock.clone(),
+                random: self.random.clone(),
+                dialer: Arc::new(TcpDialer),
+            }))
+        };
+        self.known.entry(url.to_owned()).or_insert_with(start).clone()
+    }
+}
+
+/// The nodes of a layout as this process reaches them.
+pub struct Members {
+    layout: Arc<Layout>,
+    peers: Vec<Option<Arc<RemoteNode>>>,
+    local: Option<(NodeIndex, Arc<dyn Node>)>,
+}
+
+impl Members {
+    /// All nodes of `layout`: `local` is this process, the others are reached through `peers`.
+    pub fn new(
+        layout: Arc<Layout>,
+        local: Option<(NodeIndex, Arc<dyn Node>)>,
+        peers: &mut Peers,
+    ) -> Self {
+        let me = local.as_ref().map(|(index, _)| index.get());
+        let reach = |(n, node): (usize, &holdfast_placement::NodeSpec)| {
+            (Some(n) != me).then(|| peers.reach(&node.url))
+        };
+        let peers = layout.nodes.iter().enumerate().map(reach).collect();
+        Self { layout, peers, local }
+    }
+
+    /// The carriers by node index.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<Arc<dyn Node>> {
+        let carrier = |peer: &Option<Arc<RemoteNode>>| match (peer, &self.local) {
+            (Some(peer), _) => peer.clone() as Arc<dyn Node>,
+            (None, Some((_, local))) => local.clone(),
+            (None, None) => unreachable!("only the local node has no link"),
+        };
+        self.peers.iter().map(carrier).collect()
+    }
+
+    /// Whom the process still waits for: `None` when every set has the drives a write needs.
+    #[must_use]
+    pub fn missing(&self) -> Option<String> {
+        let up: Vec<bool> =
+            self.peers.iter().map(|peer| peer.as_ref().is_none_or(|peer| peer.is_up())).collect();
+        let short = sets_short(&self.layout, &up)?;
+        let away = self.peers.iter().flatten().filter(|peer| !peer.is_up());
+        let away: Vec<_> = away
+            .map(|peer| format!("{} ({})", peer.name(), peer.why_down().unwrap_or_default()))
+            .collect();
+        Some(format!("{short}; away: {}", away.join(", ")))
+    }
+}
+
+/// What keeps the cluster from taking writes, by which nodes are `up`.
+fn sets_short(layout: &Layout, up: &[bool]) -> Option<String> {
+    layout.sets().find_map(|set| {
+        let need = usize::from(Quorum::of(set.drives.len() as u8).write());
+        let have = set.drives.iter().filter(|slot| up[slot.node.get()]).count();
+        (have < need)
+            .then(|| format!("set {} has {have} of the {need} drives that writes need", set.index))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_placement::parse_volumes;
+    use holdfast_types::{ClusterId, seam::SeededRandom};
+
+    use super::*;
+
+    /// Goal: readiness follows the write quorum. Method: 4 nodes x 4 drives, one set of 16 that writes
+    /// with 12.
+    #[test]
+    fn a_cluster_is_short_when_two_of_four_nodes_are_away() {
+        let pools = parse_volumes(&["http://n{1...4}/d{1...4}".to_owned()]).expect("valid");
+        let random = SeededRandom::new(1);
+        let layout = Layout::plan(ClusterId(7), &pools, "", &random).expect("planned");
+        assert_eq!(sets_short(&layout, &[true, true, true, true]), None);
+        assert_eq!(sets_short(&layout, &[true, false, true, true]), None);
+        let short = sets_short(&layout, &[true, false, false, true]).expect("short");
+        assert!(short.contains("8 of the 12"), "{short}");
+    }
+}

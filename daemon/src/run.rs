@@ -1,0 +1,358 @@
+//! The life of the process: everything starts in order, serves, and ends in order.
+//!
+//! INV-START-ORDER: peers and clients are let at the drives only after the layout is known, this node's
+//! drives are opened, and the port is ours; the port is taken before anything is formatted.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+use holdfast_drive::{
+    fabric::{FabricService, Here, Host, HostConfig, auth::Key},
+    node::Node,
+    supervisor::NodeHandle,
+};
+use holdfast_engine::{Engine, EngineConfig, Knobs};
+use holdfast_placement::{Layout, PoolSpec};
+use holdfast_s3_gateway::{GatewayConfig, RootCredentials, service};
+use holdfast_types::{
+    ClusterId, NodeIndex,
+    seam::{Clock, Random},
+};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+
+use crate::{
+    config::{Config, DEFAULT_DATA, Role, RootKeys},
+    drives,
+    failure::Failure,
+    folders::Folders,
+    forming::Document,
+    keys,
+    listener::{self, Front},
+    members::{Members, Peers},
+    notify::notify,
+    seams::{SystemClock, SystemRandom},
+    startup::{LocalStartup, Member, Reports, fetch_layout, find_layout, my_index},
+    whoami::{Addresses, find_me, host_and_port},
+};
+
+/// Drives are given this long to open before the node serves without those that are not.
+const OPEN_PATIENCE: Duration = Duration::from_secs(8);
+
+/// Drives are given this long to close. With [`listener::DRAIN`] for busy connections, and none when
+/// they are idle.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often readiness is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// A clock before this day (2025-01-01) is wrong: the software is younger.
+const EARLIEST_MICROS: u64 = 1_735_689_600_000_000;
+
+/// Tells the process to end: SIGTERM or ctrl-c.
+pub type Stop = BoxFuture<'static, ()>;
+
+/// What the process works with.
+struct Process {
+    config: Config,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    root: RootKeys,
+    key: Key,
+    /// Where generated credentials are kept, when they are.
+    generated: Option<PathBuf>,
+    notify_socket: Option<String>,
+}
+
+/// What runs until the end.
+struct Running {
+    front: Arc<Front>,
+    listener: JoinHandle<()>,
+    stop_listener: watch::Sender<bool>,
+    drives: Option<NodeHandle>,
+    members: Members,
+}
+
+/// Runs until `stop`.
+///
+/// # Errors
+/// [`Failure`] for what an operator has to see to.
+pub async fn run(
+    config: Config,
+    env: &HashMap<String, String>,
+    mut stop: Stop,
+) -> Result<(), Failure> {
+    let process = Process::new(config, env)?;
+    // Told to end while starting: nothing that was done needs undoing.
+    let running = tokio::select! {
+        running = process.start() => running?,
+        () = &mut stop => return Ok(()),
+    };
+    tokio::select! {
+        () = process.become_ready(&running) => stop.await,
+        () = &mut stop => {}
+    }
+    process.end(running).await;
+    Ok(())
+}
+
+impl Process {
+    fn new(config: Config, env: &HashMap<String, String>) -> Result<Self, Failure> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        if clock.wall_micros() < EARLIEST_MICROS {
+            return Err(Failure::new(
+                "read the clock: it shows a day before this software was made",
+                "set the clock by NTP, then start again",
+            ));
+        }
+        let defaults = matches!(config.role, Role::Server { defaults: true, .. });
+        let data = Path::new(DEFAULT_DATA);
+        let generated = (config.root.is_none() && defaults).then(|| data.join("credentials"));
+        let root = match &config.root {
+            Some(root) => root.clone(),
+            None => keys::root_keys(data)?,
+        };
+        let secret = match &config.secret {
+            Some(secret) => secret.clone(),
+            None if defaults => keys::cluster_secret(data)?,
+            None => keys::passing_secret()?,
+        };
+        Ok(Self {
+            key: Key::of_secret(secret.0.as_bytes()),
+            clock,
+            random: Arc::new(SystemRandom),
+            root,
+            generated,
+            notify_socket: env.get("NOTIFY_SOCKET").cloned(),
+            config,
+        })
+    }
+
+    async fn start(&self) -> Result<Running, Failure> {
+        match &self.config.role {
+            Role::Server { pools, allow_root_disk, .. } => {
+                self.start_server(pools, *allow_root_disk).await
+            }
+            Role::Gateway { nodes } => self.start_gateway(nodes).await,
+        }
+    }
+
+    async fn start_server(
+        &self,
+        pools: &[PoolSpec],
+        allow_root_disk: bool,
+    ) -> Result<Running, Failure> {
+        let urls = self.config.node_urls();
+        let me = self.find_me(&urls).await?;
+        let single = format!("http://127.0.0.1:{}", self.config.listen.port);
+        let url = urls.get(me).cloned().unwrap_or(single);
+        let cluster = ClusterId::draw(self.random.as_ref());
+        let fresh = Layout::plan(cluster, pools, &url, self.random.as_ref())?;
+        let listener = listener::bind(self.config.listen).await?;
+        let folders = Folders::prepare(my_paths(pools, &url), allow_root_disk, self.clock.clone())?;
+        let startup = Arc::new(LocalStartup { url: url.clone(), folders: Arc::new(folders) });
+        let here = watch::Sender::new(Here { name: url.clone(), ..Here::default() });
+        let host = Host::new(HostConfig {
+            key: self.key.clone(),
+            here: here.subscribe(),
+            startup: startup.clone(),
+            clock: self.clock.clone(),
+            random: self.random.clone(),
+        });
+        let front = Front::new(Some(FabricService::new(host.clone())));
+        let (listener, stop_listener) = listen(listener, &front);
+        let mut peers = self.peers(here.subscribe());
+        let member = |(n, url): (usize, &String)| match n == me {
+            true => Member::Me(startup.clone()),
+            false => Member::Peer(peers.reach(url)),
+        };
+        let mut nodes: Vec<Member> = urls.iter().enumerate().map(member).collect();
+        if nodes.is_empty() {
+            nodes.push(Member::Me(startup.clone()));
+        }
+        let document = find_layout(me, &nodes, &fresh, self.clock.as_ref()).await?;
+        let my_index = my_index(&document.layout, &url)?;
+        here.send_replace(here_in(&url, &document));
+        let drives = self.open_drives(&startup, &document, my_index).await?;
+        let local: Arc<dyn Node> = drives.node();
+        host.serve(local.clone());
+        let members = Members::new(document.layout.clone(), Some((my_index, local)), &mut peers);
+        self.open_s3(&front, &document, &members, Some(my_index));
+        Ok(Running { front, listener, stop_listener, drives: Some(drives), members })
+    }
+
+    async fn start_gateway(&self, urls: &[String]) -> Result<Running, Failure> {
+        let name = format!("gateway at port {}", self.config.listen.port);
+        let here = watch::Sender::new(Here { name: name.clone(), ..Here::default() });
+        let listener = listener::bind(self.config.listen).await?;
+        let front = Front::new(None);
+        let (listener, stop_listener) = listen(listener, &front);
+        let mut peers = self.peers(here.subscribe());
+        let nodes: Vec<_> = urls.iter().map(|url| peers.reach(url)).collect();
+        let document = fetch_layout(&nodes, self.clock.as_ref()).await?;
+        here.send_replace(here_in(&name, &document));
+        let members = Members::new(document.layout.clone(), None, &mut peers);
+        self.open_s3(&front, &document, &members, None);
+        Ok(Running { front, listener, stop_listener, drives: None, members })
+    }
+
+    /// The place of this node among `urls`; 0 when there are none to choose from.
+    async fn find_me(&self, urls: &[String]) -> Result<usize, Failure> {
+        if urls.is_empty() {
+            return Ok(0);
+        }
+        let mut known = Addresses::default();
+        for url in urls {
+            let (host, port) = host_and_port(url)?;
+            let found = tokio::net::lookup_host((host.as_str(), port)).await;
+            // A name that does not resolve (yet) is not ours.
+            let addresses: Vec<_> = found.into_iter().flatten().map(|at| at.ip()).collect();
+            for address in &addresses {
+                // An address is this machine's when a socket can be bound to it.
+                if tokio::net::UdpSocket::bind((*address, 0)).await.is_ok() {
+                    known.own.push(*address);
+                }
+            }
+            known.of_host.insert(host, addresses);
+        }
+        find_me(urls, self.config.listen, &known)
+    }
+
+    fn peers(&self, here: watch::Receiver<Here>) -> Peers {
+        Peers::new(self.key.clone(), here, self.clock.clone(), self.random.clone())
+    }
+
+    /// Completes what a formatting left to do here, and opens what can be opened.
+    async fn open_drives(
+        &self,
+        startup: &LocalStartup,
+        document: &Document,
+        me: NodeIndex,
+    ) -> Result<NodeHandle, Failure> {
+        let (folders, wanted) = (startup.folders.clone(), document.clone());
+        let look = move || {
+            if let Err(why) = folders.commit(&wanted, me) {
+                tracing::warn!("format drives: {why}");
+            }
+            folders.survey()
+        };
+        let surveyed = tokio::task::spawn_blocking(look).await;
+        let surveyed = surveyed.expect("looking at folders does not panic");
+        let (layout, clock) = (&document.layout, self.clock.clone());
+        let drives = drives::open(layout, me, &surveyed, self.config.arbiters, clock)?;
+        if !drives.opened(OPEN_PATIENCE).await {
+            tracing::warn!("some drives are still being opened; they join when they are");
+        }
+        for facts in drives.drives(OPEN_PATIENCE).await {
+            if !facts.state.serves() {
+                tracing::error!(path = facts.path, state = facts.state.name(), "{}", facts.reason);
+            }
+        }
+        Ok(drives)
+    }
+
+    fn open_s3(
+        &self,
+        front: &Front,
+        document: &Document,
+        members: &Members,
+        local: Option<NodeIndex>,
+    ) {
+        let engine = Engine::new(EngineConfig {
+            layout: document.layout.clone(),
+            nodes: members.nodes(),
+            local,
+            clock: self.clock.clone(),
+            random: self.random.clone(),
+            knobs: Knobs::default(),
+        });
+        let root = RootCredentials::new(self.root.user.as_str(), self.root.password.as_str());
+        let mut config = GatewayConfig::new(root, self.clock.clone(), self.random.clone());
+        config.admin = Some(engine.clone());
+        front.install(service(engine, config));
+    }
+
+    /// Waits until the cluster takes writes, then says so: to the log, to systemd, to health checks.
+    async fn become_ready(&self, running: &Running) {
+        let mut reports = Reports::new(self.clock.as_ref());
+        while let Some(why) = running.members.missing() {
+            reports.waiting(&why);
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        running.front.set_ready(true);
+        self.tell("READY=1");
+        let port = self.config.listen.port;
+        let ip = self.config.listen.ip.map_or("127.0.0.1".to_owned(), |ip| match ip {
+            std::net::IpAddr::V4(v4) => v4.to_string(),
+            std::net::IpAddr::V6(v6) => format!("[{v6}]"),
+        });
+        let endpoint = format!("http://{ip}:{port}");
+        tracing::info!(endpoint, "ready");
+        if let Some(file) = &self.generated {
+            println!("{}", greeting(&endpoint, &self.root, file));
+        }
+    }
+
+    /// Ends in the order in which nothing is cut that can end by itself: health, connections, drives.
+    async fn end(&self, running: Running) {
+        tracing::info!("draining");
+        running.front.set_ready(false);
+        self.tell("STOPPING=1");
+        running.stop_listener.send_replace(true);
+        if let Err(error) = running.listener.await {
+            tracing::warn!("end listener: {error}");
+        }
+        if let Some(drives) = running.drives
+            && !drives.shutdown(CLOSE_PATIENCE).await
+        {
+            tracing::warn!("some drives did not close in time; what they acknowledged is safe");
+        }
+        tracing::info!("stopped");
+    }
+
+    fn tell(&self, state: &str) {
+        if let Err(error) = notify(self.notify_socket.as_deref(), state) {
+            tracing::warn!("tell systemd {state}: {error}");
+        }
+    }
+}
+
+fn my_paths(pools: &[PoolSpec], url: &str) -> Vec<String> {
+    let all = pools.iter().flat_map(|pool| &pool.endpoints);
+    let mine = all.filter(|endpoint| endpoint.node.as_deref().is_none_or(|node| node == url));
+    mine.map(|endpoint| endpoint.path.clone()).collect()
+}
+
+fn here_in(name: &str, document: &Document) -> Here {
+    Here {
+        name: name.to_owned(),
+        cluster: Some(document.layout.cluster),
+        layout_generation: document.layout.generation,
+    }
+}
+
+fn listen(listener: TcpListener, front: &Arc<Front>) -> (JoinHandle<()>, watch::Sender<bool>) {
+    let stop = watch::Sender::new(false);
+    let serving = listener::serve(listener, front.clone(), stop.subscribe());
+    (tokio::spawn(serving), stop)
+}
+
+/// What a first start shows: where, who, and three lines to try.
+fn greeting(endpoint: &str, root: &RootKeys, file: &Path) -> String {
+    let RootKeys { user, password } = root;
+    format!(
+        "\nHoldfast serves S3 at {endpoint}\n\
+         \n  access key  {user}\
+         \n  secret key  {password}\
+         \n  (kept in {})\n\
+         \nTry it:\
+         \n  export AWS_ACCESS_KEY_ID={user} AWS_SECRET_ACCESS_KEY={password} AWS_DEFAULT_REGION=us-east-1\
+         \n  aws --endpoint-url {endpoint} s3 mb s3://first\
+         \n  aws --endpoint-url {endpoint} s3 cp README.md s3://first/\n",
+        file.display()
+    )
+}

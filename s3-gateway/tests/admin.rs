@@ -1,0 +1,86 @@
+//! Goal: `/_admin/v1/...` answers JSON to who signs like an S3 client, and to nobody else. Method: a view
+//! with known facts behind the whole service.
+
+mod support;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use holdfast_engine::StoreError;
+use holdfast_s3_gateway::admin::AdminView;
+use holdfast_types::{
+    DriveState,
+    view::{ClusterView, DriveView, ObjectView},
+};
+use support::{Call, Harness, get};
+
+struct OneDrive;
+
+#[async_trait]
+impl AdminView for OneDrive {
+    async fn cluster(&self) -> ClusterView {
+        let drive = DriveView {
+            node: "http://n1:9000".to_owned(),
+            drive: "d1".to_owned(),
+            path: "/mnt/a".to_owned(),
+            state: DriveState::Reindexing,
+            set: 0,
+            capacity_bytes: 10,
+            used_bytes: 1,
+            detail: String::new(),
+        };
+        ClusterView { cluster: "c1".to_owned(), drives: vec![drive], ..ClusterView::default() }
+    }
+
+    async fn locate(&self, bucket: &str, key: &[u8]) -> Result<ObjectView, StoreError> {
+        if bucket == "none" {
+            return Err(StoreError::NoSuchBucket { bucket: bucket.to_owned() });
+        }
+        let key = String::from_utf8_lossy(key).into_owned();
+        Ok(ObjectView { bucket: bucket.to_owned(), key, ..ObjectView::default() })
+    }
+}
+
+fn harness() -> Harness {
+    Harness::with(|config| config.admin = Some(Arc::new(OneDrive)))
+}
+
+#[tokio::test]
+async fn views_are_json() {
+    let harness = harness();
+    let cluster = get(&harness, "/_admin/v1/cluster").await;
+    assert_eq!(cluster.ok().header("content-type"), "application/json");
+    let view: ClusterView = serde_json::from_slice(&cluster.body).unwrap();
+    assert_eq!(view.drives[0].state, DriveState::Reindexing);
+    assert_eq!(cluster.text().matches("reindexing").count(), 1, "states are values of state alone");
+    let drives = get(&harness, "/_admin/v1/drives").await;
+    let drives: Vec<DriveView> = serde_json::from_slice(&drives.ok().body).unwrap();
+    assert_eq!(drives[0].path, "/mnt/a");
+}
+
+#[tokio::test]
+async fn objects_are_located_by_any_key() {
+    let harness = harness();
+    let mut call = Call::new("GET", "/_admin/v1/object?bucket=bkt");
+    call.query.push(("key".to_owned(), "a//../b c&d=\u{e9}+".to_owned()));
+    let found = call.send(&harness).await;
+    let view: ObjectView = serde_json::from_slice(&found.ok().body).unwrap();
+    assert_eq!(view.key, "a//../b c&d=\u{e9}+");
+    get(&harness, "/_admin/v1/object?bucket=none&key=k").await.refused(404, "NoSuchBucket");
+    get(&harness, "/_admin/v1/object?bucket=bkt").await.refused(400, "InvalidArgument");
+}
+
+#[tokio::test]
+async fn strangers_and_writers_are_refused() {
+    let harness = harness();
+    let mut forged = Call::new("GET", "/_admin/v1/cluster");
+    forged.secret_key = "guessed-wrong".to_owned();
+    forged.send(&harness).await.refused(403, "SignatureDoesNotMatch");
+    let anonymous = http::Request::get("/_admin/v1/cluster").header("host", "gateway.test");
+    let anonymous = harness.exchange(anonymous.body(Default::default()).unwrap()).await;
+    anonymous.refused(403, "AccessDenied");
+    for (method, path) in [("PUT", "/_admin/v1/cluster"), ("GET", "/_admin/v2/cluster")] {
+        Call::new(method, path).send(&harness).await.refused(501, "NotImplemented");
+    }
+    Call::new("PUT", "/_admin").send(&harness).await.refused(400, "InvalidBucketName");
+}

@@ -1,0 +1,201 @@
+//! `testbed bench`: load with verified content, latencies to p99.9, the servers' CPU and memory.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`content`] | what objects hold, and its verification |
+//! | [`sign`], [`client`] | a small S3 client |
+//! | [`load`] | the workers |
+//! | [`servers`] | CPU and memory of the servers |
+//! | [`report`] | table and JSON |
+
+use std::{
+    io::IsTerminal as _,
+    path::PathBuf,
+    process::ExitCode,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
+
+use self::{
+    client::Target,
+    content::Content,
+    load::{Load, Objects, Operation, Progress},
+    report::Report,
+    servers::Servers,
+    sign::Credentials,
+    units::{parse_duration, parse_size, show_size},
+};
+use crate::cluster::Cluster;
+
+mod client;
+mod content;
+mod load;
+mod report;
+mod servers;
+mod sign;
+#[cfg(test)]
+mod tests;
+mod units;
+
+/// Put load on a cluster. Exits with 1 when a request failed or an answer was wrong.
+#[derive(clap::Args)]
+pub struct Args {
+    /// What to do.
+    #[arg(value_enum)]
+    operation: Operation,
+    /// S3 endpoints, separated by commas; all of --dir's by default.
+    #[arg(long, value_delimiter = ',')]
+    endpoint: Vec<String>,
+    /// A cluster of `testbed up`: endpoints, credentials and the servers' pids.
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Access key; --dir's by default.
+    #[arg(long, env = "HOLDFAST_ROOT_USER")]
+    access_key: Option<String>,
+    /// Secret key; --dir's by default.
+    #[arg(long, env = "HOLDFAST_ROOT_PASSWORD", hide_env_values = true)]
+    secret_key: Option<String>,
+    /// Region to sign for.
+    #[arg(long, default_value = "us-east-1")]
+    region: String,
+    /// The servers' pids, separated by commas; --dir's by default.
+    #[arg(long, value_delimiter = ',')]
+    pids: Vec<u32>,
+    /// Bytes of an object.
+    #[arg(long, default_value = "10KiB", value_parser = parse_size)]
+    size: u64,
+    /// Objects. All but `put` write those that are missing before they begin.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    objects: u64,
+    /// Requests at a time.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    concurrency: u16,
+    /// How long; once over all objects (for `list`: once by each worker) when not given.
+    #[arg(long, value_parser = parse_duration)]
+    duration: Option<Duration>,
+    /// Keys of one delete request; 1 is DeleteObject.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    batch: u64,
+    /// The bucket, made if it is not there.
+    #[arg(long, default_value = "testbed")]
+    bucket: String,
+    /// Names the objects and their content.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Hash and sign bodies of PUTs, too.
+    #[arg(long)]
+    sign_payload: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the load and prints the report.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let report = runtime.block_on(measure(args))?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print!("{report}");
+    }
+    Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Prepares, runs and measures.
+async fn measure(args: &Args) -> Result<Report> {
+    let cluster = args.dir.as_deref().map(Cluster::load).transpose()?;
+    let targets = targets(args, cluster.as_ref())?;
+    let mut load = load_of(args);
+    let count = load::prepare(&load, &targets).await;
+    load.objects.count = count.context("prepare the bucket")?;
+    let servers = Servers::new(&pids(args, cluster.as_ref()));
+    let progress = Arc::new(Progress::default());
+    let bar = bar_of(&load, &progress);
+    let (before, begin) = (servers.usage(), Instant::now());
+    let seen = load::run(&load, &targets, &progress).await;
+    let (took, after) = (begin.elapsed(), servers.usage());
+    bar.abort();
+    let cost = (!servers.is_empty()).then(|| servers.cost(before, after));
+    Ok(Report::new(&load, seen, took, cost))
+}
+
+fn load_of(args: &Args) -> Load {
+    Load {
+        operation: args.operation,
+        objects: Objects {
+            prefix: format!("{}/{}/", args.seed, show_size(args.size)),
+            count: args.objects,
+            size: args.size,
+            content: Content::new(args.seed),
+        },
+        concurrency: args.concurrency.into(),
+        duration: args.duration,
+        batch: args.batch,
+    }
+}
+
+/// The endpoints with the credentials for them.
+fn targets(args: &Args, cluster: Option<&Cluster>) -> Result<Vec<Target>> {
+    let of_cluster = || cluster.map(|cluster| cluster.endpoints.clone()).unwrap_or_default();
+    let endpoints = if args.endpoint.is_empty() { of_cluster() } else { args.endpoint.clone() };
+    if endpoints.is_empty() {
+        bail!("no endpoint: give --endpoint http://HOST:PORT or --dir of a cluster");
+    }
+    let key = |given: &Option<String>, of: fn(&Cluster) -> &String| {
+        // What is given explicitly, the environment included, goes with explicit endpoints.
+        let ours = cluster.map(of).cloned();
+        if args.endpoint.is_empty() { ours } else { given.clone().or(ours) }
+    };
+    let missing = "no credentials: give --access-key and --secret-key or --dir of a cluster";
+    let credentials = Arc::new(Credentials {
+        access_key: key(&args.access_key, |cluster| &cluster.access_key).context(missing)?,
+        secret_key: key(&args.secret_key, |cluster| &cluster.secret_key).context(missing)?,
+        region: args.region.clone(),
+    });
+    let target = |endpoint: &String| {
+        let authority = endpoint.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
+        let authority = authority.filter(|authority| !authority.contains('/'));
+        let authority = authority.with_context(|| format!("{endpoint} is not http://HOST:PORT"))?;
+        Ok(Target {
+            authority: authority.to_owned(),
+            bucket: args.bucket.clone(),
+            credentials: Arc::clone(&credentials),
+            sign_payload: args.sign_payload,
+        })
+    };
+    endpoints.iter().map(target).collect()
+}
+
+fn pids(args: &Args, cluster: Option<&Cluster>) -> Vec<u32> {
+    let of_cluster =
+        || cluster.into_iter().flat_map(|cluster| cluster.nodes.iter().filter_map(|node| node.pid));
+    if args.pids.is_empty() { of_cluster().collect() } else { args.pids.clone() }
+}
+
+/// A progress bar on a terminal, nothing elsewhere.
+fn bar_of(load: &Load, progress: &Arc<Progress>) -> tokio::task::AbortHandle {
+    const EVERY: Duration = Duration::from_millis(200);
+    let (progress, begin) = (Arc::clone(progress), Instant::now());
+    let duration = load.duration.map(|duration| duration.as_secs());
+    let once = if load.operation == Operation::List { load.concurrency as u64 } else { 1 };
+    let total = duration.unwrap_or(load.objects.count * once);
+    let task = async move {
+        if !std::io::stderr().is_terminal() {
+            return;
+        }
+        let bar = ProgressBar::new(total).with_finish(ProgressFinish::AndClear);
+        let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {msg}");
+        bar.set_style(style.expect("the template is well formed"));
+        loop {
+            tokio::time::sleep(EVERY).await;
+            let (done, seconds) = (progress.done.load(Ordering::Relaxed), begin.elapsed());
+            bar.set_position(if duration.is_some() { seconds.as_secs() } else { done });
+            bar.set_message(format!("{:.0} objects/s", done as f64 / seconds.as_secs_f64()));
+        }
+    };
+    tokio::spawn(task).abort_handle()
+}

@@ -1,0 +1,126 @@
+//! What the load costs the servers: CPU time and peak memory, from `/proc`.
+
+use std::fs;
+
+use serde::Serialize;
+
+use crate::process::{Process, Stat};
+
+/// The servers' processes.
+pub struct Servers {
+    processes: Vec<Process>,
+}
+
+/// CPU time used so far, in ticks.
+#[derive(Clone, Copy, Debug)]
+pub struct Usage {
+    servers: u64,
+    machine: u64,
+    client: u64,
+}
+
+/// What a run cost.
+#[derive(Clone, Debug, Serialize, PartialEq)]
+pub struct Cost {
+    /// CPU time of the server processes.
+    pub server_cpu_seconds: f64,
+    /// CPU time of the whole machine less this client: kernel and other processes included.
+    pub machine_cpu_seconds: f64,
+    /// CPU time of this client.
+    pub client_cpu_seconds: f64,
+    /// Peak resident memory of each server during the run, in MiB.
+    pub server_peak_mib: Vec<f64>,
+    /// Servers that were not there any more at the end: their time is missing.
+    pub servers_gone: usize,
+}
+
+impl Servers {
+    /// The servers with these pids. Their peak memory counts from now, where the kernel lets us say so.
+    pub fn new(pids: &[u32]) -> Self {
+        for pid in pids {
+            // "5": reset the peak resident set size (man 5 proc_pid_clear_refs).
+            let _ = fs::write(format!("/proc/{pid}/clear_refs"), "5");
+        }
+        Self { processes: pids.iter().filter_map(|pid| Process::of(*pid)).collect() }
+    }
+
+    /// Whether there are any to look at.
+    pub fn is_empty(&self) -> bool {
+        self.processes.is_empty()
+    }
+
+    /// CPU time used so far.
+    pub fn usage(&self) -> Usage {
+        let stats = self.processes.iter().filter_map(Process::stat);
+        let machine = fs::read_to_string("/proc/stat").unwrap_or_default();
+        Usage {
+            servers: stats.map(|stat| stat.cpu_ticks).sum(),
+            machine: machine_ticks(&machine).unwrap_or(0),
+            client: Stat::of(std::process::id()).map_or(0, |stat| stat.cpu_ticks),
+        }
+    }
+
+    /// What was used between `before` and `after`.
+    pub fn cost(&self, before: Usage, after: Usage) -> Cost {
+        let tick = rustix::param::clock_ticks_per_second() as f64;
+        let seconds = |before: u64, after: u64| after.saturating_sub(before) as f64 / tick;
+        let client = seconds(before.client, after.client);
+        let alive = || self.processes.iter().filter(|process| process.is_alive());
+        Cost {
+            server_cpu_seconds: seconds(before.servers, after.servers),
+            machine_cpu_seconds: (seconds(before.machine, after.machine) - client).max(0.0),
+            client_cpu_seconds: client,
+            server_peak_mib: alive().filter_map(|process| peak_mib(process.pid)).collect(),
+            servers_gone: self.processes.len() - alive().count(),
+        }
+    }
+}
+
+/// Busy ticks of all CPUs, from `/proc/stat` (man 5 proc_stat): user, nice, system, irq, softirq.
+fn machine_ticks(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
+    let fields: Vec<u64> =
+        line.split_ascii_whitespace().map_while(|field| field.parse().ok()).collect();
+    [0, 1, 2, 5, 6].iter().map(|place| fields.get(*place)).sum()
+}
+
+/// `VmHWM` of a process.
+fn peak_mib(pid: u32) -> Option<f64> {
+    parse_peak_mib(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
+}
+
+fn parse_peak_mib(status: &str) -> Option<f64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib / 1024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: the kernel's texts are read. Method: texts as it writes them.
+    #[test]
+    fn proc_is_read() {
+        let stat = "cpu  100 20 30 4000 50 6 7 8 9 0\ncpu0 1 2 3 4 5 6 7 8 9 0\n";
+        assert_eq!(machine_ticks(stat), Some(163));
+        assert_eq!(machine_ticks("cpu  1 2"), None);
+        assert_eq!(parse_peak_mib("Name:\tx\nVmHWM:\t    2048 kB\n"), Some(2.0));
+    }
+
+    /// Goal: time that a process burns is seen, and a pid that is not there does no harm. Method: burn
+    /// CPU in this process, which stands in for a server.
+    #[test]
+    fn burnt_time_is_seen() {
+        let servers = Servers::new(&[std::process::id(), u32::MAX]);
+        let before = servers.usage();
+        let begin = std::time::Instant::now();
+        let mut x = 1_u64;
+        while begin.elapsed() < std::time::Duration::from_millis(150) {
+            x = std::hint::black_box(x.wrapping_mul(3));
+        }
+        let cost = servers.cost(before, servers.usage());
+        assert!(cost.server_cpu_seconds >= 0.03, "{cost:?}");
+        assert!(cost.server_peak_mib[0] > 1.0 && cost.servers_gone == 0, "{cost:?}");
+    }
+}
