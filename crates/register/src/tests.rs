@@ -332,6 +332,41 @@ fn finish_rests_on_memory() {
     }
 }
 
+/// Goal: a write that took effect and was overtaken is answered only when its successor is safe: the
+/// model lost both with one drive. Method: five drives (W 3), the successor of three shards on three of
+/// them, which four ought to hold.
+#[test]
+fn an_overtaken_write_waits_for_its_successor() {
+    let wide = |op, tick| {
+        let mut held = held(op, ballot(tick));
+        held.entry.geometry = Geometry::new(3, 5, 1);
+        held
+    };
+    let all = HolderMask::full(5);
+    let mut machine = Blind::new(Drives::all_up(5), NULL, wide(1, 0).entry, all);
+    machine.start();
+    machine.on_ballot(ballot(10));
+    for (drive, reply) in [OK, stale(), stale()].into_iter().enumerate() {
+        machine.on_reply(Round(1), drive as u8, reply);
+    }
+    machine.on_ballot(ballot(60));
+    let mut step = Step::Wait;
+    for drive in 0..5 {
+        let mut view = view(&[]);
+        let entries = if drive < 3 { vec![wide(7, 50), wide(1, 10)] } else { Vec::new() };
+        if drive < 3 {
+            view.registers.insert(NULL, RegisterState { entries });
+        }
+        step = machine.on_reply(Round(2), drive, Reply::View(view));
+        if is_accept(&step) {
+            break;
+        }
+    }
+    let Step::Send { commands, .. } = step else { panic!("{step:?}") };
+    assert!(matches!(&commands[0].1, Command::Accept { entry, adoption: true, .. }
+        if entry.operation == OperationId(7)));
+}
+
 /// Goal: too few drives fail a write before anything is sent. Method: two of four up.
 #[test]
 fn a_write_without_quorum_sends_nothing() {
