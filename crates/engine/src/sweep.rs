@@ -4,13 +4,14 @@
 //! the object's entry and its shard of the part. Until then the part's register is what keeps the bytes
 //! on drives that have not heard of the object, and what the healer restores missing shards by.
 
-use std::{future::ready, time::Duration};
+use std::{future::ready, sync::Weak, time::Duration};
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 use holdfast_register::{HolderMask, Judgement};
 use holdfast_types::{
-    BucketPhase, BucketStamp, EntryKind, Keyspace, OperationId, RegisterKey, VersionId, limits,
+    BucketPhase, BucketStamp, EntryKind, Keyspace, NodeIndex, OperationId, RegisterKey, VersionId,
+    limits,
 };
 
 use crate::{
@@ -28,6 +29,9 @@ use crate::{
 /// When a finished upload is looked at again, seconds after its completion; what is left then is found
 /// by [`Engine::sweep_uploads`].
 const LOOKS_SECONDS: [u64; 5] = [1, 5, 30, 120, 600];
+
+/// How often some node of the cluster sweeps.
+const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 
 /// Registers looked at in one scan of a sweep.
 const SWEEP_NAMES: usize = 1_000;
@@ -117,6 +121,22 @@ impl SetHandle {
     }
 }
 
+/// Sweeps what uploads left behind, every node in its turn: each begins at another time, and one sweep
+/// of all is enough an hour.
+pub(crate) fn start(engine: Weak<Engine>, node: NodeIndex, nodes: usize) {
+    task::detach(async move {
+        tokio::time::sleep(SWEEP_EVERY * (u32::from(node.0) + 1)).await;
+        loop {
+            let Some(engine) = engine.upgrade() else { return };
+            if let Err(error) = engine.sweep_uploads().await {
+                tracing::info!(%error, "sweep of finished uploads left for later");
+            }
+            drop(engine);
+            tokio::time::sleep(SWEEP_EVERY * nodes.max(1) as u32).await;
+        }
+    });
+}
+
 /// The parts that an object is made of.
 struct Named {
     operations: Vec<OperationId>,
@@ -132,7 +152,7 @@ impl Named {
 
 impl Engine {
     /// Frees what finished and aborted uploads of all buckets left behind, and forgets kept answers
-    /// past their time. For a background worker; once an hour is plenty.
+    /// past their time.
     ///
     /// # Errors
     /// [`StoreError`] when a set cannot answer.

@@ -129,6 +129,7 @@ impl Engine {
         for job in Job::ALL {
             task::detach(work(Arc::downgrade(self), job, node, self.knobs.chores_every));
         }
+        crate::sweep::start(Arc::downgrade(self), node, self.nodes.len());
     }
 
     /// One pass of all workers over the drives of `node`: for tests, and for an operator in a hurry.

@@ -42,7 +42,7 @@ async fn a_bucket_goes_over_all_sets() {
             let Some(next) = page.next else { break };
             list.after = next;
         }
-        assert!(seen.iter().eq(keys.iter().map(|key| key.as_bytes())), "limit {limit}");
+        assert!(seen.iter().eq(keys.iter().map(String::as_bytes)), "limit {limit}");
         list = ListObjects { delimiter: Bytes::from_static(b"/"), after: Bytes::new(), ..list };
         let page = engine.list_objects(list).await.unwrap();
         assert_eq!(page.prefixes.len(), limit.min(7));
