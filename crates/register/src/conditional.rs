@@ -19,15 +19,18 @@
 //! An open head is always adopted before the caller sees it, so no decision rests on what may not have
 //! happened, and no operation has to remember which others it absorbed (ADR 0003).
 
+mod accepting;
+mod driving;
+
 use holdfast_types::{Ballot, Entry, EntryKind, Geometry, OperationId, VersionId};
 
 use crate::{
-    command::{ATTEMPTS_MAX, Drives, Failure, Machine, Reply, Round, Settlement, Step},
+    command::{ATTEMPTS_MAX, Drives, Failure, Round, Settlement, Step},
     finish::{Effect, effect},
     judge::{
         Candidate, Judgement, Verdict, judge, judge_latest_without, judge_without, newest_elsewhere,
     },
-    round::{AcceptRound, ViewRound, adopt, prepare, write},
+    round::{AcceptRound, ViewRound, adopt, write},
     state::HolderMask,
 };
 
@@ -467,84 +470,6 @@ impl Conditional {
         Step::Send { round: self.round, commands }
     }
 
-    // ---- Accept ----------------------------------------------------------------------------------
-
-    fn after_write(&mut self, round: AcceptRound, grace_over: bool) -> Step<DecideOutcome> {
-        let entry = self.attempts.last().map(|attempt| attempt.entry.clone());
-        let entry = entry.expect("an Accept of ours is on its way only after it was noted");
-        let need = self.drives.quorum.acknowledged(entry.data_shards());
-        let (have, idle) = (round.whole.count(), round.waiting.is_empty());
-        if have >= need {
-            if idle || grace_over {
-                let (version, operation) = (self.version, entry.operation);
-                self.settlement = Some(Settlement { version, operation, holders: round.whole });
-                return self.end(round, Ok(Decided::Written(entry)));
-            }
-            self.phase = Phase::Writing(round);
-            return Step::Grace;
-        }
-        let traces = self.dirty || !round.accepted.union(round.silent).is_empty();
-        if !round.refused.is_empty() && traces && round.possible() < need {
-            self.dirty = true;
-            return self.ask_ballot(round.winner.max(entry.ballot));
-        }
-        if !idle {
-            self.phase = Phase::Writing(round);
-            return Step::Wait;
-        }
-        match round.refusal {
-            _ if round.refused.is_empty() => self.end(round, Err(Failure::Unknown { need, have })),
-            _ if round.winner > Ballot::ZERO => {
-                self.attempts.clear();
-                self.ask_ballot(round.winner.max(entry.ballot))
-            }
-            Some(refusal) => self.end(round, Err(Failure::Refused(refusal))),
-            None => self.end(round, Err(Failure::Unknown { need, have })),
-        }
-    }
-
-    fn after_adopt(
-        &mut self,
-        round: AcceptRound,
-        candidate: Candidate,
-        then: Then,
-        grace_over: bool,
-    ) -> Step<DecideOutcome> {
-        let need = self.drives.quorum.acknowledged(candidate.entry.data_shards());
-        let (have, idle) = (round.whole.count(), round.waiting.is_empty());
-        if have >= need && (idle || grace_over) {
-            let (version, operation) = (candidate.version, candidate.entry.operation);
-            self.settlement = Some(Settlement { version, operation, holders: round.whole });
-            return match then {
-                Then::Kept => self.end(round, Ok(Decided::Kept)),
-                Then::Written => self.written(round, candidate),
-                Then::Resolved => self.ask_ballot(candidate.entry.ballot),
-                Then::Sealed => {
-                    self.dirty = false;
-                    self.attempts.clear();
-                    self.ask_ballot(candidate.entry.ballot)
-                }
-            };
-        }
-        if round.possible() < need && round.winner > Ballot::ZERO {
-            return self.ask_ballot(round.winner.max(candidate.entry.ballot));
-        }
-        if idle && have < need {
-            return self.fail(need, have);
-        }
-        let step = if have >= need { Step::Grace } else { Step::Wait };
-        self.phase = Phase::Adopting { round, candidate, then };
-        step
-    }
-
-    fn written(&mut self, round: AcceptRound, candidate: Candidate) -> Step<DecideOutcome> {
-        let operation = candidate.entry.operation;
-        let mine = self.operations().contains(&operation);
-        let last = self.attempts.last().map(|attempt| attempt.entry.clone());
-        let entry = if mine { candidate.entry } else { last.unwrap_or(candidate.entry) };
-        self.end(round, Ok(Decided::Written(entry)))
-    }
-
     fn operations(&self) -> Vec<OperationId> {
         self.attempts.iter().map(|attempt| attempt.entry.operation).collect()
     }
@@ -561,66 +486,6 @@ impl Conditional {
                 self.phase = phase;
                 Step::Wait
             }
-        }
-    }
-}
-
-impl Machine for Conditional {
-    type Outcome = DecideOutcome;
-
-    fn start(&mut self) -> Step<DecideOutcome> {
-        let (need, have) = (self.drives.quorum.write(), self.drives.up.count());
-        if have < need {
-            return self.fail(need, have);
-        }
-        self.ask_ballot(Ballot::ZERO)
-    }
-
-    fn on_ballot(&mut self, ballot: Ballot) -> Step<DecideOutcome> {
-        if !matches!(self.phase, Phase::Ballot) {
-            return Step::Wait;
-        }
-        let first = *self.first.get_or_insert(ballot);
-        let round = ViewRound::new(self.drives.quorum, self.drives.up);
-        self.round.0 += 1;
-        self.phase = Phase::Asking { round, ballot };
-        Step::Send { round: self.round, commands: prepare(self.drives, ballot, first.time) }
-    }
-
-    fn on_reply(&mut self, round: Round, drive: u8, reply: Reply) -> Step<DecideOutcome> {
-        if round != self.round {
-            return Step::Wait;
-        }
-        let noted = match &mut self.phase {
-            Phase::Writing(accepts)
-            | Phase::Adopting { round: accepts, .. }
-            | Phase::Over(accepts) => accepts.note(drive, &reply),
-            Phase::Asking { round: views, .. } => views.note(drive, reply),
-            Phase::Ballot | Phase::Deciding { .. } => false,
-        };
-        if let (Phase::Over(accepts), Some(settlement)) = (&self.phase, &mut self.settlement) {
-            settlement.holders = settlement.holders.union(accepts.whole);
-        }
-        if noted { self.advance(false) } else { Step::Wait }
-    }
-
-    fn on_grace(&mut self) -> Step<DecideOutcome> {
-        self.advance(true)
-    }
-
-    fn settlement(&self) -> Option<Settlement> {
-        self.settlement
-    }
-
-    fn is_waiting(&self) -> bool {
-        match &self.phase {
-            Phase::Over(round) | Phase::Writing(round) | Phase::Adopting { round, .. } => {
-                !round.waiting.is_empty()
-            }
-            Phase::Asking { round, .. } | Phase::Deciding { round, .. } => {
-                !round.waiting.is_empty()
-            }
-            Phase::Ballot => false,
         }
     }
 }
