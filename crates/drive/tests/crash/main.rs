@@ -12,6 +12,8 @@
 //! from which seed on; `HOLDFAST_TRACE=1` prints every request and what the model expects.
 
 mod model;
+mod recovery;
+mod requests;
 mod world;
 
 use std::{

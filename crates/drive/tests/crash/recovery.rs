@@ -1,0 +1,177 @@
+//! How a sequence falls and rises, and the comparison with the model.
+
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use holdfast_drive::{
+    Drive, DriveFault,
+    api::{DriveReply, DriveRequest, Read, ShardRead, ShardSource},
+    disk_sim::Mishap,
+    meta_index::MemoryMedium,
+};
+use holdfast_types::{Geometry, OperationId, RegisterKey};
+
+use crate::world::{BUCKET, DRIVE, Plan, SHARD, World, options};
+
+impl World {
+    /// The process ends, with or without the power.
+    pub fn fall(&mut self) {
+        self.drive = None;
+        self.batch = None;
+        self.outcome = None;
+        self.jobs.clear();
+        self.job_outcomes.clear();
+        self.check_answers();
+        self.answers = Arc::default();
+        let killed_only = !self.disk.is_off() && self.one_in(3);
+        if !killed_only {
+            self.disk.crash(&self.random);
+        }
+        self.disk.plan_nothing();
+        if self.one_in(5) {
+            self.medium = MemoryMedium::default();
+        }
+    }
+
+    pub fn open(&self) -> Result<Drive, DriveFault> {
+        let disk = Arc::new(self.disk.clone());
+        Drive::open(disk, options(&self.medium), Arc::new(self.clock.clone()))
+    }
+
+    /// Opens the drive, through crashes on the way, and compares it with the model.
+    pub fn recover(&mut self) {
+        // Beyond the promise ceiling of the last life.
+        self.clock.advance_micros(11_000_000);
+        if self.plan == Plan::Crashes && self.one_in(4) {
+            self.disk.plan(self.below(12), Mishap::PowerOff);
+        }
+        let drive = loop {
+            match self.open() {
+                Ok(drive) => break drive,
+                Err(_) if self.disk.is_off() => self.disk.crash(&self.random),
+                Err(error) => panic!("seed {}: {error}", self.seed),
+            }
+        };
+        self.disk.plan_nothing();
+        self.drive = Some(drive);
+        let states = std::mem::take(&mut self.states);
+        let mut differences = Vec::new();
+        // Rising, for a request of a newer bucket epoch would install it.
+        for (at, state) in states.into_iter().enumerate().skip(self.acknowledged) {
+            self.states = vec![state];
+            match self.compare() {
+                Ok(()) => return self.settle_in(),
+                Err(difference) => differences.push(format!("{at}: {difference}")),
+            }
+        }
+        let (seed, acknowledged) = (self.seed, self.acknowledged);
+        panic!("seed {seed}: acknowledged {acknowledged}, but: {differences:#?}");
+    }
+
+    pub fn settle_in(&mut self) {
+        self.acknowledged = 0;
+        self.accepted_at.clear();
+        self.expected.clear();
+        self.uploads.clear();
+        self.past.retain(|accept| !matches!(accept.source, ShardSource::Upload(_)));
+        let seed = self.seed;
+        let drive = self.drive();
+        let audit = drive.audit().and_then(|()| drive.audit_blocks());
+        audit.unwrap_or_else(|cause| panic!("seed {seed}: audit: {cause}"));
+        let view = self.call_read(&RegisterKey::object(BUCKET, &b"untouched"[..]));
+        let now = self.now();
+        self.states[0].restart(view.expect("the epoch is the drive's").promise, now);
+    }
+
+    pub fn call_read(&mut self, key: &RegisterKey) -> Result<holdfast_register::KeyView, String> {
+        let scope = self.current_scope();
+        let read = Read { scope, key: key.clone(), version: None, inline: false };
+        let slot = Arc::new(Mutex::new(None));
+        let filled = slot.clone();
+        let done = Box::new(move |result| *filled.lock().unwrap() = Some(result));
+        self.drive().handle(DriveRequest::Read(read), done);
+        self.drive().flush();
+        let answer = slot.lock().unwrap().take();
+        match answer {
+            Some(Ok(DriveReply::View { view, .. })) => Ok(view),
+            other => Err(format!("{other:?}")),
+        }
+    }
+
+    /// Whether the drive shows exactly the state of the model.
+    pub fn compare(&mut self) -> Result<(), String> {
+        let state = self.model().clone();
+        let facts = self.drive().durable_facts();
+        let used: u64 = state.shards.values().map(|shard| shard.len() as u64).sum();
+        let have = (facts.registers, facts.used_bytes, facts.purge_floor);
+        let want = (state.registers(), used, state.purge_floor);
+        if have != want {
+            return Err(format!("registers, bytes, purge floor: {have:?}, not {want:?}"));
+        }
+        for key in Self::keys() {
+            let view = self.call_read(&key)?;
+            if view.registers != state.registers_of(&key) {
+                return Err(format!("{key:?}: {:?}", view.registers));
+            }
+        }
+        for (operation, shard) in &state.shards {
+            match self.read_shard(*operation, shard.len()) {
+                Ok(bytes) if bytes == *shard => {}
+                other => return Err(format!("shard of {operation}: {:?}", other.err())),
+            }
+        }
+        Ok(())
+    }
+
+    pub fn read_shard(&mut self, operation: OperationId, len: usize) -> Result<Bytes, String> {
+        // The inverse of `encode`: every block has 16 bytes of checksum.
+        let size = len as u64 - (len as u64).div_ceil(8192) * 16;
+        let geometry = Geometry { data_shards: 1, total_shards: 1, block_bytes: 8192, size };
+        let read = ShardRead {
+            drive: DRIVE,
+            scope: self.current_scope(),
+            operation,
+            shard: SHARD,
+            geometry,
+            first_block: 0,
+            block_count: geometry.stripe_count(),
+        };
+        let slot = Arc::new(Mutex::new(None));
+        let filled = slot.clone();
+        let done = Box::new(move |reader| *filled.lock().unwrap() = Some(reader));
+        self.drive().open_shard(&read, done);
+        let reader = slot.lock().unwrap().take().expect("nothing waits after recovery");
+        let reader = reader.map_err(|e| e.to_string())?;
+        reader.read(0, read.block_count).map_err(|e| e.to_string())
+    }
+
+    /// Flips bits in files of a drive that was closed in order, and looks at what it says.
+    pub fn rot(&mut self) {
+        self.drive().flush();
+        self.drive = None;
+        let truth = self.model().clone();
+        // One at a time: rot of the last batch alone cannot be told from a torn one, and the last batch
+        // of a drive that was just opened changes nothing.
+        let files = self.disk.files();
+        let path = &files[self.below(files.len() as u64) as usize];
+        let len = self.disk.len_of(path).unwrap_or(0);
+        if len > 0 {
+            // Most files are mostly zeros; their beginnings are where something is.
+            let reach = if self.one_in(2) { len } else { len.min(8192) };
+            self.disk.rot(path, self.below(reach), 1 << self.below(8));
+        }
+        self.clock.advance_micros(11_000_000);
+        let Ok(drive) = self.open() else { return };
+        self.drive = Some(drive);
+        for key in Self::keys() {
+            if let Ok(view) = self.call_read(&key) {
+                assert_eq!(view.registers, truth.registers_of(&key), "seed {}", self.seed);
+            }
+        }
+        for (operation, shard) in &truth.shards {
+            if let Ok(bytes) = self.read_shard(*operation, shard.len()) {
+                assert_eq!(bytes, *shard, "seed {}", self.seed);
+            }
+        }
+    }
+}
