@@ -12,9 +12,17 @@ use holdfast_daemon::{
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+/// glibc's allocator gives memory back between stripes and takes it again: encoding 1 MiB bodies at
+/// 12+4 cost 0.56 CPU-seconds a GB with it, 0.20 without the trimming.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// s3s logs every refused request as an error with its whole answer; the gateway logs what matters.
+const LOG_DEFAULT: &str = "info,s3s=off";
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_from_env("HOLDFAST_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env("HOLDFAST_LOG").unwrap_or_else(|_| EnvFilter::new(LOG_DEFAULT));
     let colours = std::io::stderr().is_terminal();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
