@@ -8,7 +8,7 @@ use std::{future::ready, sync::Weak, time::Duration};
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
-use holdfast_register::{HolderMask, Judgement};
+use holdfast_register::{HolderMask, Judgement, Verdict};
 use holdfast_types::{
     BucketPhase, BucketStamp, EntryKind, Keyspace, NodeIndex, OperationId, RegisterKey, VersionId,
     limits,
@@ -87,6 +87,11 @@ impl SetHandle {
     async fn named_by_object(&self, at: &UploadAt) -> Result<Named, StoreError> {
         let found = match self.judged_by_all(at.stamp, &at.object()).await? {
             Judgement::Absent => return Ok(Named { operations: Vec::new(), everywhere: true }),
+            // What an open write would replace may still be the object.
+            Judgement::Found(found) if found.verdict == Verdict::Open => {
+                let message = "free parts: the object is being written".to_owned();
+                return Err(StoreError::Unknown { message });
+            }
             Judgement::Found(found) => found,
             Judgement::Unknown { have, need } => {
                 return Err(self.shared.below_quorum(need, have, &[]));
