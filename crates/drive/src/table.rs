@@ -291,6 +291,8 @@ impl Table {
         new: Place,
     ) -> Result<Vec<Dropped>, BaseError> {
         let (mut record, gate) = self.place(operation)?;
+        // The bytes can be read at the new place once the batch that carries them is written.
+        let gate = gate.max(self.batch);
         if record.place != *old || record.references == 0 {
             let record = PlaceRecord { references: 0, shard: record.shard, place: new };
             let lost = (!record.place.is_none()).then_some(Dropped { operation, record });

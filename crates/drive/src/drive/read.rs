@@ -139,13 +139,13 @@ impl Drive {
         view: KeyView,
         found: &KeyFound,
         inline: bool,
-        gate: u64,
+        mut gate: u64,
         done: Completion,
     ) {
         let mut ready = Vec::new();
         let mut wanted = Vec::new();
         if inline {
-            for shard in self.inline_shards(found) {
+            for shard in self.inline_shards(found, &mut gate) {
                 // What is not durable yet may not be written yet.
                 match (gate <= self.gate.durable()).then(|| shard.reader.try_whole()).flatten() {
                     Some(bytes) => ready.push(InlineShard {
@@ -167,7 +167,7 @@ impl Drive {
     }
 
     /// Readers for the inline shards of the entries found.
-    fn inline_shards(&mut self, found: &KeyFound) -> Vec<WantedShard> {
+    fn inline_shards(&mut self, found: &KeyFound, gate: &mut u64) -> Vec<WantedShard> {
         let registers = found.state.registers.values().flat_map(|register| &register.entries);
         let shapes: Vec<(OperationId, Geometry)> = registers
             .filter(|held| held.entry.geometry.has_data())
@@ -175,10 +175,11 @@ impl Drive {
             .collect();
         let mut wanted = Vec::new();
         for (operation, geometry) in shapes {
-            let Ok((record, _)) = self.table.place(operation) else { continue };
+            let Ok((record, place_gate)) = self.table.place(operation) else { continue };
             if !matches!(record.place, Place::Inline { .. }) {
                 continue;
             }
+            *gate = (*gate).max(place_gate);
             let shard = record.shard;
             if let Some(reader) = self.reader(operation, &record, geometry) {
                 wanted.push(WantedShard { reader, operation, shard });

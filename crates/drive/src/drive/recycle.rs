@@ -81,7 +81,8 @@ impl Drive {
                 continue;
             }
             let record = Record::Move { operation, old: place, new: NewShard::Inline(bytes) };
-            if self.record(&record, false).is_err() {
+            // Urgent, for reads of the moved shards wait for it; a compaction is rare.
+            if self.record(&record, true).is_err() {
                 return;
             }
         }
