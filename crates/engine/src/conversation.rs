@@ -348,6 +348,8 @@ where
             self.note();
             return;
         }
+        // Nothing is sent any more: stragglers must not keep the body in memory.
+        self.staged = None;
         task::detach(async move {
             while let Some((round, results)) = self.calls.next().await {
                 self.take(round, results);
