@@ -24,6 +24,9 @@ use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Request, Response, Status, body::Body};
 use tower::{Service, ServiceExt};
 
+/// The first message of a stream comes before authentication: keys and sixteen targets fit many times.
+const STREAM_OPENING_BYTES_MAX: usize = 64 << 10;
+
 use super::{
     fault::{malformed, refusal, status_of},
     frame::MessageReader,
@@ -77,7 +80,7 @@ impl FabricService {
         let path = parts.uri.path();
         if path == UPLOAD_PATH || path == READ_SHARD_PATH {
             let mut reader = MessageReader::new(body);
-            let first = reader.next(limits::CONTROL_MESSAGE_BYTES_MAX).await?;
+            let first = reader.next(STREAM_OPENING_BYTES_MAX).await?;
             let first = first.ok_or_else(|| refusal(ErrorClass::Invalid, "an empty stream"))?;
             let first = first.into_bytes();
             self.host.authenticate(path, &parts.headers, &first)?;
