@@ -43,7 +43,7 @@ pub enum ShardSource {
     /// Streamed before.
     Upload(UploadHandle),
     /// The drive is believed to hold the operation's shard already (adoption). If it does not, it
-    /// records the shard as missing.
+    /// refuses as [`Refusal::UploadLost`].
     Held,
     /// The sender does not have the shard: record it as missing.
     Missing,

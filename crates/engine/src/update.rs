@@ -58,8 +58,15 @@ impl SetHandle {
                     Ruling::Keep
                 }
                 Ok(Decision::Write(draft, answer)) => {
+                    let repeated = talk.staged.clone();
+                    let repeated = repeated.filter(|s| s.draft.operation == draft.operation);
                     answers.push((draft.operation, answer));
-                    let staged = self.stage(scope, &route, draft).await?;
+                    // One operation has one shape: drives that took the first attempt hold its
+                    // shards, and `k_v` may have changed with the drives that are up.
+                    let staged = match repeated {
+                        Some(staged) => staged,
+                        None => self.stage(scope, &route, draft).await?,
+                    };
                     let own = staged.own(drives.up);
                     let entry = staged.entry(Ballot::ZERO);
                     talk.staged = Some(staged);

@@ -72,7 +72,8 @@ pub enum Refusal {
         /// What the drive has adopted.
         current: SetEpoch,
     },
-    /// The upload handle is not of this open, expired, or not wholly synced. Counts as silence.
+    /// The upload handle is not of this open, expired, or not wholly synced; or the shard that the
+    /// sender believed held is gone. Counts as silence.
     #[error("the upload is lost")]
     UploadLost,
     /// The upload register is not in the phase that the request needs (PROTOCOL.md section 7).
@@ -218,15 +219,17 @@ pub fn decide_install(
     entry: &Entry,
     shard: ShardStatus,
 ) -> Result<AcceptVerdict, Refusal> {
-    let Some(register) = state.registers.get(&version) else {
-        let purged = entry.ballot <= drive.purge_floor;
-        let refusal = Refusal::Purged { floor: drive.purge_floor };
-        return if purged { Err(refusal) } else { Ok(AcceptVerdict::Record) };
-    };
-    if let Some(held) = register.of_operation(entry.operation) {
+    let register = state.registers.get(&version);
+    if let Some(held) = register.and_then(|r| r.of_operation(entry.operation)) {
         let adds = held.shard == ShardStatus::Missing && shard == ShardStatus::Present;
         return Ok(if adds { AcceptVerdict::AddShard } else { AcceptVerdict::Already });
     }
+    // Whether the register is held or not: a late healer may bring what was deleted and purged since,
+    // and something newer, still open, may stand there by now.
+    if entry.ballot <= drive.purge_floor {
+        return Err(Refusal::Purged { floor: drive.purge_floor });
+    }
+    let Some(register) = register else { return Ok(AcceptVerdict::Record) };
     let settled = register.settled().map_or(Ballot::ZERO, |held| held.entry.ballot);
     if entry.ballot < settled {
         return Err(Refusal::Stale { highest: settled });

@@ -124,6 +124,10 @@ impl SimDrive {
             Source::Own | Source::Restore => ShardStatus::Present,
             Source::Held => held.map_or(ShardStatus::Missing, |held| held.shard),
         };
+        if source == Source::Held && shard == ShardStatus::Missing {
+            // It was here when the coordinator looked; a Settle has dropped it since.
+            return Reply::Refused(Refusal::UploadLost);
+        }
         let mut verdict = decide_accept(&self.state, &self.facts, version, &entry, shard);
         if bug == Some(Bug::AcceptBelowHighest) && matches!(verdict, Err(Refusal::Stale { .. })) {
             verdict = Ok(AcceptVerdict::Record);

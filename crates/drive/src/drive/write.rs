@@ -42,6 +42,11 @@ impl Drive {
         *gate = (*gate).max(found.gate);
         self.volatile.complete(&key, &mut found.state);
         let incoming = self.incoming(&accept.entry, accept.shard, &accept.source)?;
+        if accept.source == ShardSource::Held && incoming.status == ShardStatus::Missing {
+            // The shard was here when the sender looked, and a Settle has dropped it since. Taken as
+            // missing, the entry could be chosen with fewer shards than restore it (ADR 0003).
+            return Err(Refusal::UploadLost.into());
+        }
         let view = self.view();
         let (version, entry) = (accept.version, &accept.entry);
         let verdict = decide_accept(&found.state, &view, version, entry, incoming.status)?;
@@ -130,8 +135,14 @@ impl Drive {
             return Ok(none(ShardStatus::NoData));
         }
         let (record, _) = self.table.place(entry.operation)?;
-        if !record.place.is_none() && record.shard == shard {
-            return Ok(none(ShardStatus::Present));
+        if !record.place.is_none() {
+            // Bytes of another shape under the same operation would never verify as this entry's.
+            let same = record.shard == shard && record.place.len() == entry.geometry.shard_len();
+            return if same {
+                Ok(none(ShardStatus::Present))
+            } else {
+                Err(Refusal::UploadLost.into())
+            };
         }
         match source {
             ShardSource::NoData => {

@@ -56,8 +56,8 @@ impl Model {
     pub fn accept(&mut self, accept: &Accept, shard: Option<Bytes>, now: HybridTime) -> Predicted {
         let entry = &accept.entry;
         let status = self.status(entry, &accept.source, shard.is_some());
-        let lost =
-            matches!(accept.source, ShardSource::Upload(_)) && status == ShardStatus::Missing;
+        let named = matches!(accept.source, ShardSource::Upload(_) | ShardSource::Held);
+        let lost = named && status == ShardStatus::Missing;
         if lost {
             return Err(Refusal::UploadLost);
         }

@@ -253,6 +253,9 @@ impl MemoryDrive {
         }
         self.check_guard(accept.guard.as_ref())?;
         let (status, stored) = self.shard_from(&accept.entry, accept.shard, &accept.source)?;
+        if accept.source == ShardSource::Held && status == ShardStatus::Missing {
+            return Err(self.refused(Refusal::UploadLost));
+        }
         let view = self.view(now);
         let state = self.keys.entry(accept.key.clone()).or_default();
         let verdict = decide::decide_accept(state, &view, accept.version, &accept.entry, status);
