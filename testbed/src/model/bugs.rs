@@ -3,6 +3,18 @@
 
 use super::config::Faults;
 
+/// What is modelled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
+pub enum Part {
+    /// The registers of one key.
+    #[default]
+    Register,
+    /// Bucket epochs.
+    Buckets,
+    /// Multipart uploads.
+    Uploads,
+}
+
 /// A rule undone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Bug {
@@ -44,11 +56,27 @@ pub enum Bug {
     EarlyPurge,
     /// A condition is decided on an open head that was not adopted first.
     DecideOnOpen,
+    /// Drives do not look at the stamp that a request carries.
+    BucketEpochIgnored,
+    /// A bucket is deleted without listing it again under the mark.
+    NoSecondList,
+    /// The second list takes an open entry for nothing.
+    OpenIsEmpty,
+    /// Drives accept parts whatever the phase of their upload.
+    PartGuardIgnored,
+    /// A completion does not freeze the upload.
+    NoFreeze,
+    /// A completion is rolled back without sealing the object's key.
+    NoRollBackSeal,
+    /// Parts of the object are freed before all drives hold it and them.
+    FreeNamedParts,
+    /// The phase of an upload does not bind adoptions of its parts.
+    AdoptionUnguarded,
 }
 
 impl Bug {
     /// All of them, with the name on the command line and what it breaks.
-    pub const ALL: [(Self, &'static str, &'static str); 19] = [
+    pub const ALL: [(Self, &'static str, &'static str); 27] = [
         (Self::EarlyAck, "early-ack", "success answered at W - 1 accepts"),
         (Self::ThinAck, "thin-ack", "success answered at A_v - 1 holders"),
         (Self::VolatilePromises, "volatile-promises", "promises are lost in a restart"),
@@ -68,6 +96,14 @@ impl Bug {
         (Self::ThinSettle, "thin-settle", "a settle below A_v drops older entries"),
         (Self::EarlyPurge, "early-purge", "a tombstone is purged before all hold it"),
         (Self::DecideOnOpen, "decide-on-open", "a condition rests on an open head"),
+        (Self::BucketEpochIgnored, "bucket-epoch-ignored", "drives ignore the bucket's stamp"),
+        (Self::NoSecondList, "no-second-list", "a bucket is not listed again under the mark"),
+        (Self::OpenIsEmpty, "open-is-empty", "the second list skips open entries"),
+        (Self::PartGuardIgnored, "part-guard-ignored", "parts are accepted in any phase"),
+        (Self::NoFreeze, "no-freeze", "a completion does not freeze its upload"),
+        (Self::NoRollBackSeal, "no-roll-back-seal", "a roll-back does not seal the object's key"),
+        (Self::FreeNamedParts, "free-named-parts", "parts are freed before all drives hold them"),
+        (Self::AdoptionUnguarded, "adoption-unguarded", "frozen parts are adopted by anybody"),
     ];
 
     /// The bug of a name.
@@ -84,6 +120,19 @@ impl Bug {
             }
             Self::VolatilePromises | Self::RestartSaysNo => Some(Faults::Restarts),
             _ => None,
+        }
+    }
+
+    /// Where it shows.
+    pub fn part(self) -> Part {
+        match self {
+            Self::BucketEpochIgnored | Self::NoSecondList | Self::OpenIsEmpty => Part::Buckets,
+            Self::PartGuardIgnored
+            | Self::NoFreeze
+            | Self::NoRollBackSeal
+            | Self::FreeNamedParts
+            | Self::AdoptionUnguarded => Part::Uploads,
+            _ => Part::Register,
         }
     }
 

@@ -8,6 +8,7 @@
 //! | [`drive`] | a drive: the real decisions on the real state |
 //! | [`task`], [`actors`], [`coordinate`] | coordinators: the real machines, driven |
 //! | [`exhaustive`] | every order of events, for small bounds |
+//! | [`scopes`] | what spans keys: bucket epochs, multipart uploads |
 //! | [`walk`] | random walks and the quiet end of a run |
 //! | [`history`] | what clients were told, and whether it is linearizable |
 //! | [`bugs`] | planted bugs |
@@ -20,6 +21,7 @@ mod drive;
 mod exhaustive;
 mod history;
 mod rng;
+mod scopes;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -28,7 +30,8 @@ mod world;
 
 use std::time::{Duration, Instant};
 
-use bugs::Bug;
+use bugs::{Bug, Part};
+use clap::ValueEnum as _;
 
 /// Checks the register protocol by random walks: exit code 1 when a property does not hold.
 #[derive(clap::Args, Debug)]
@@ -36,6 +39,9 @@ pub struct Args {
     /// Plant a bug by name and look whether it is found; `list` names them.
     #[arg(long)]
     bug: Option<String>,
+    /// What is walked; a planted bug has its own place.
+    #[arg(long, value_enum, default_value_t)]
+    part: Part,
     /// How long to walk.
     #[arg(long, default_value_t = 20)]
     seconds: u64,
@@ -67,8 +73,9 @@ pub fn command(args: &Args) -> anyhow::Result<bool> {
             anyhow::anyhow!("no planted bug is called {name}; `--bug list` names them")
         })?),
     };
+    let part = bug.map_or(args.part, Bug::part);
     if let Some(seed) = args.replay {
-        let report = walk::run(seed, bug, true);
+        let report = run(part, seed, bug, true);
         for line in &report.trace {
             println!("{line}");
         }
@@ -77,8 +84,8 @@ pub fn command(args: &Args) -> anyhow::Result<bool> {
     if args.exhaustive {
         return exhaust(bug, args);
     }
-    let result = search(bug, args.seed, Duration::from_secs(args.seconds));
-    result.print(args.json, bug)?;
+    let result = search(part, bug, args.seed, Duration::from_secs(args.seconds));
+    result.print(args.json, part, bug)?;
     Ok(result.violations.is_empty())
 }
 
@@ -117,8 +124,25 @@ struct SearchResult {
     configs: std::collections::BTreeMap<String, u64>,
 }
 
+/// The run of a seed.
+fn run(part: Part, seed: u64, bug: Option<Bug>, traced: bool) -> walk::Report {
+    match part {
+        Part::Register => walk::run(seed, bug, traced),
+        Part::Buckets | Part::Uploads => scopes::run(part, seed, bug, traced),
+    }
+}
+
+/// The name of the configuration that a seed's run has.
+fn config_name(part: Part, seed: u64) -> String {
+    match part {
+        Part::Register => config::name(walk::config_of(seed)),
+        Part::Buckets => format!("n{}-buckets", scopes::drives(seed)),
+        Part::Uploads => format!("n{}-uploads", scopes::drives(seed)),
+    }
+}
+
 /// Walks from `seed` on until time is over or a run breaks a property.
-fn search(bug: Option<Bug>, seed: u64, time: Duration) -> SearchResult {
+fn search(part: Part, bug: Option<Bug>, seed: u64, time: Duration) -> SearchResult {
     let start = Instant::now();
     let mut result = SearchResult {
         runs: 0,
@@ -128,17 +152,16 @@ fn search(bug: Option<Bug>, seed: u64, time: Duration) -> SearchResult {
         violations: Vec::new(),
         configs: std::collections::BTreeMap::new(),
     };
-    let mut counts = vec![0_u64; config::COUNT as usize];
     let needs = bug.and_then(Bug::needs);
     let fits = |seed: &u64| needs.is_none_or(|faults| config::has(walk::config_of(*seed), faults));
     for seed in (seed..).filter(fits) {
-        let report = walk::run(seed, bug, false);
+        let report = run(part, seed, bug, false);
         result.runs += 1;
         result.events += u64::from(report.events);
         result.excused += u64::from(report.excused);
-        counts[walk::config_of(seed) as usize] += 1;
+        *result.configs.entry(config_name(part, seed)).or_default() += 1;
         if let Some(property) = report.violation {
-            let config = config::name(walk::config_of(seed));
+            let config = config_name(part, seed);
             result.violations.push(Violation { seed, config, property });
             break;
         }
@@ -147,13 +170,11 @@ fn search(bug: Option<Bug>, seed: u64, time: Duration) -> SearchResult {
         }
     }
     result.seconds = start.elapsed().as_secs_f64();
-    let named = counts.into_iter().enumerate();
-    result.configs = named.map(|(index, count)| (config::name(index as u64), count)).collect();
     result
 }
 
 impl SearchResult {
-    fn print(&self, json: bool, bug: Option<Bug>) -> anyhow::Result<()> {
+    fn print(&self, json: bool, part: Part, bug: Option<Bug>) -> anyhow::Result<()> {
         if json {
             println!("{}", serde_json::to_string_pretty(self)?);
             return Ok(());
@@ -168,7 +189,11 @@ impl SearchResult {
         );
         for violation in &self.violations {
             println!("seed {} ({}): {}", violation.seed, violation.config, violation.property);
-            let with = bug.map_or(String::new(), |bug| format!(" --bug {}", bug.name()));
+            let with = match (bug, part.to_possible_value()) {
+                (Some(bug), _) => format!(" --bug {}", bug.name()),
+                (None, Some(part)) => format!(" --part {}", part.get_name()),
+                (None, None) => String::new(),
+            };
             println!("replay: testbed model{with} --replay {}", violation.seed);
         }
         Ok(())

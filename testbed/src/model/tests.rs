@@ -2,16 +2,21 @@
 
 use std::time::Duration;
 
-use super::{bugs::Bug, exhaustive, search, walk};
+use super::{
+    bugs::{Bug, Part},
+    exhaustive, run, search, walk,
+};
 
 /// Goal: the protocol holds. Method: some seconds of random walks over all configurations; longer ones
 /// are run by hand with `testbed model --seconds`.
 #[test]
 fn a_short_walk_breaks_nothing() {
-    let result = search(None, 1, Duration::from_secs(6));
-    let broken: Vec<_> = result.violations.iter().map(|v| (v.seed, v.property.clone())).collect();
-    assert!(broken.is_empty(), "{broken:?}");
-    assert!(result.runs > 100, "{} runs only", result.runs);
+    for (part, seconds) in [(Part::Register, 6), (Part::Buckets, 2), (Part::Uploads, 3)] {
+        let result = search(part, None, 1, Duration::from_secs(seconds));
+        let broken: Vec<_> = result.violations.iter().map(|v| (v.seed, &v.property)).collect();
+        assert!(broken.is_empty(), "{part:?}: {broken:?}");
+        assert!(result.runs > 100, "{part:?}: {} runs only", result.runs);
+    }
 }
 
 /// Goal: the model can see what it is for. Method: plant each bug and search for it, beginning a little
@@ -24,10 +29,11 @@ fn every_planted_bug_is_found() {
         (Bug::NoSetEpoch, 37_150),
         (Bug::NoFloor, 63_900),
         (Bug::SettledAcrossBallots, 13_540),
+        (Bug::NoRollBackSeal, 4_060),
     ];
     for (bug, name, _) in Bug::ALL {
         let known = slow.iter().find(|(slow, _)| *slow == bug).map_or(1, |(_, seed)| *seed);
-        let result = search(Some(bug), known, Duration::from_secs(120));
+        let result = search(bug.part(), Some(bug), known, Duration::from_secs(120));
         assert_eq!(result.violations.len(), 1, "{name} was not found");
     }
 }
@@ -39,6 +45,11 @@ fn a_seed_replays() {
         let (first, second) = (walk::run(seed, None, false), walk::run(seed, None, true));
         assert_eq!((first.events, first.excused), (second.events, second.excused));
         assert!(!second.trace.is_empty());
+        for part in [Part::Buckets, Part::Uploads] {
+            let (first, second) = (run(part, seed, None, false), run(part, seed, None, true));
+            assert_eq!(first.events, second.events);
+            assert!(!second.trace.is_empty());
+        }
     }
 }
 
