@@ -197,9 +197,12 @@ impl<M: Machine> Conversation<M> {
         let scope = self.set.scope(self.scope);
         let key = self.route.key.clone();
         Some(match command {
-            Command::Accept { version, entry, source, adoption } => {
+            Command::Accept { version, entry, source, adoption: _ } => {
                 let staged = self.staged.as_ref();
-                let guard = staged.filter(|_| !adoption).and_then(|s| s.draft.guard.clone());
+                // Our own operation is guarded under every ballot: finishing a part that its drives
+                // have refused since the freeze must not bring it in (INV-UPLOAD-1, ADR 0005).
+                let own = staged.filter(|s| s.draft.operation == entry.operation);
+                let guard = own.and_then(|s| s.draft.guard.clone());
                 let source = match source {
                     Source::NoData => ShardSource::NoData,
                     Source::Own => staged.map(|staged| staged.source(shard))?,
