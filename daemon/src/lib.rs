@@ -11,6 +11,7 @@
 //! |---|---|
 //! | [`cli`] | the command line |
 //! | [`config`] | command line and environment as one checked value |
+//! | [`faults`] | drives that hang and links that are cut, for tests |
 //! | [`failure`] | one line of cause, one of cure |
 //! | [`whoami`] | which of the cluster's nodes this process is |
 //! | [`folders`] | the drives' folders before they are opened |
@@ -28,6 +29,7 @@ pub mod cli;
 pub mod config;
 pub mod drives;
 pub mod failure;
+pub mod faults;
 pub mod folders;
 pub mod forming;
 pub mod keys;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use holdfast_drive::{
-    fabric::{Here, RemoteConfig, RemoteNode, TcpDialer, auth::Key},
+    fabric::{Dialer, Here, RemoteConfig, RemoteNode, auth::Key},
     node::Node,
 };
 use holdfast_placement::Layout;
@@ -19,6 +19,7 @@ pub struct Peers {
     here: watch::Receiver<Here>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
+    dialer: Arc<dyn Dialer>,
     known: BTreeMap<String, Arc<RemoteNode>>,
 }
 
@@ -30,8 +31,9 @@ impl Peers {
         here: watch::Receiver<Here>,
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
+        dialer: Arc<dyn Dialer>,
     ) -> Self {
-        Self { key, here, clock, random, known: BTreeMap::new() }
+        Self { key, here, clock, random, dialer, known: BTreeMap::new() }
     }
 
     /// The link to the node at `url`, started when it is new.
@@ -43,7 +45,7 @@ impl Peers {
                 here: self.here.clone(),
                 clock: self.clock.clone(),
                 random: self.random.clone(),
-                dialer: Arc::new(TcpDialer),
+                dialer: self.dialer.clone(),
             }))
         };
         self.known.entry(url.to_owned()).or_insert_with(start).clone()

@@ -29,6 +29,7 @@ use crate::{
     config::{Config, DEFAULT_DATA, Role, RootKeys},
     drives,
     failure::Failure,
+    faults::Faults,
     folders::Folders,
     forming::Document,
     keys,
@@ -66,6 +67,7 @@ struct Process {
     /// Where generated credentials are kept, when they are.
     generated: Option<PathBuf>,
     notify_socket: Option<String>,
+    faults: Arc<Faults>,
 }
 
 /// What runs until the end.
@@ -128,6 +130,7 @@ impl Process {
             root,
             generated,
             notify_socket: env.get("NOTIFY_SOCKET").cloned(),
+            faults: Faults::from_env(env),
             config,
         })
     }
@@ -165,7 +168,7 @@ impl Process {
         });
         let front = Front::new(Some(FabricService::new(host.clone())));
         let (listener, stop_listener) = listen(listener, &front);
-        let mut peers = self.peers(here.subscribe());
+        let mut peers = self.peers(&url, here.subscribe());
         let member = |(n, url): (usize, &String)| match n == me {
             true => Member::Me(startup.clone()),
             false => Member::Peer(peers.reach(url)),
@@ -191,7 +194,7 @@ impl Process {
         let listener = listener::bind(self.config.listen).await?;
         let front = Front::new(None);
         let (listener, stop_listener) = listen(listener, &front);
-        let mut peers = self.peers(here.subscribe());
+        let mut peers = self.peers(&name, here.subscribe());
         let nodes: Vec<_> = urls.iter().map(|url| peers.reach(url)).collect();
         let document = fetch_layout(&nodes, self.clock.as_ref()).await?;
         here.send_replace(here_in(&name, &document));
@@ -222,8 +225,9 @@ impl Process {
         find_me(urls, self.config.listen, &known)
     }
 
-    fn peers(&self, here: watch::Receiver<Here>) -> Peers {
-        Peers::new(self.key.clone(), here, self.clock.clone(), self.random.clone())
+    fn peers(&self, name: &str, here: watch::Receiver<Here>) -> Peers {
+        let dialer = self.faults.dialer(name);
+        Peers::new(self.key.clone(), here, self.clock.clone(), self.random.clone(), dialer)
     }
 
     /// Completes what a formatting left to do here, and opens what can be opened.
@@ -243,7 +247,8 @@ impl Process {
         let surveyed = tokio::task::spawn_blocking(look).await;
         let surveyed = surveyed.expect("looking at folders does not panic");
         let (layout, clock) = (&document.layout, self.clock.clone());
-        let drives = drives::open(layout, me, &surveyed, self.config.arbiters, clock)?;
+        let drives =
+            drives::open(layout, me, &surveyed, self.config.arbiters, clock, &self.faults)?;
         if !drives.opened(OPEN_PATIENCE).await {
             tracing::warn!("some drives are still being opened; they join when they are");
         }

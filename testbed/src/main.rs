@@ -7,7 +7,8 @@
 //! | module | command |
 //! |---|---|
 //! | [`up`], [`down`] | `testbed up`, `testbed down`: a cluster on free loopback ports |
-//! | [`fault`] | `testbed fault`: kill, stop, start, pause, resume a node; scribble over an index |
+//! | [`fault`] | `testbed fault`: what may happen to nodes, drives and links |
+//! | [`torture`] | `testbed torture`: clients and faults, and a checker of all that was seen |
 //! | [`bench`] | `testbed bench`: load with verified content, latencies, the servers' CPU |
 //! | [`model`] | `testbed model`: the model checker of the register protocol |
 //! | [`cluster`] | `cluster.json`, what the commands know of a cluster |
@@ -25,6 +26,7 @@ mod health;
 mod model;
 mod ports;
 mod process;
+mod torture;
 mod up;
 
 /// Local Holdfast clusters: start, hurt, measure.
@@ -43,6 +45,8 @@ enum Command {
     Down(down::Args),
     /// Do something bad to a node, or undo it; returns when it is in effect.
     Fault(fault::Args),
+    /// Torture a cluster and check everything its clients saw.
+    Torture(torture::Args),
     /// Put load on a cluster and measure it.
     Bench(bench::Args),
     /// Check the register protocol with the model checker.
@@ -54,6 +58,7 @@ fn main() -> ExitCode {
         Command::Up(args) => up::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Down(args) => down::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Fault(args) => fault::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Torture(args) => torture::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Model(args) => model::command(&args).map(as_exit),
     };

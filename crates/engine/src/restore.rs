@@ -9,7 +9,10 @@ use holdfast_drive::{
     node::{BlockStream, ShardUpload},
 };
 use holdfast_erasure::{restore_payload, seal_owned};
-use holdfast_types::{BucketStamp, Entry, Geometry, OperationId, ShardIndex};
+use holdfast_types::{
+    BucketStamp, Entry, Geometry, OperationId, ShardIndex,
+    sabotage::{Bug, planted},
+};
 
 use crate::{
     error::StoreError,
@@ -67,8 +70,12 @@ impl SetShared {
                 let wanted = ShardIndex(*shard);
                 let payload = restore_payload(&body.geometry, stripe, &payloads, wanted);
                 let failed = |e| StoreError::Internal { message: format!("restore shard: {e}") };
+                let mut payload = payload.map_err(failed)?;
+                if planted(Bug::HealStaleShard) {
+                    payload.reverse();
+                }
                 let salt = self.salt(route, body.operation, *shard);
-                let block = seal_owned(&salt, stripe, payload.map_err(failed)?);
+                let block = seal_owned(&salt, stripe, payload);
                 sinks.push(*shard, block).await;
             }
         }

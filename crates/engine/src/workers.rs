@@ -17,7 +17,10 @@ use std::{
 
 use bytes::Bytes;
 use holdfast_drive::api::{Chore, ChoreKind, DriveReply, DriveRequest, ListChores};
-use holdfast_types::{BucketEpoch, BucketId, BucketPhase, BucketStamp, NodeIndex, RegisterKey};
+use holdfast_types::{
+    BucketEpoch, BucketId, BucketPhase, BucketStamp, NodeIndex, RegisterKey,
+    sabotage::{Bug, planted},
+};
 use parking_lot::Mutex;
 use serde::Serialize;
 
@@ -180,6 +183,9 @@ impl Engine {
         after: Option<Bytes>,
         sweep: bool,
     ) -> Option<Vec<Chore>> {
+        if job == Job::Heal && planted(Bug::RepairsDropped) {
+            return None;
+        }
         let age = match job {
             Job::Resolve if sweep => self.knobs.resolve_after * PATIENCE,
             Job::Resolve => self.knobs.resolve_after,

@@ -30,12 +30,13 @@ use self::{
 };
 use crate::cluster::Cluster;
 
-mod client;
-mod content;
+pub mod ask;
+pub mod client;
+pub mod content;
 mod load;
 mod report;
 mod servers;
-mod sign;
+pub mod sign;
 #[cfg(test)]
 mod tests;
 mod units;

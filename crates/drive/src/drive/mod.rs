@@ -44,7 +44,9 @@ use std::{
 
 use holdfast_register::{DriveView, Refusal};
 use holdfast_types::{
-    ClusterId, DriveId, DriveState, ErrorClass, HybridTime, OperationId, seam::Clock,
+    ClusterId, DriveId, DriveState, ErrorClass, HybridTime, OperationId,
+    sabotage::{Bug, planted},
+    seam::Clock,
 };
 
 use crate::{
@@ -335,6 +337,10 @@ impl Drive {
     fn record(&mut self, record: &Record, urgent: bool) -> Result<Appended, Stop> {
         let appended = self.append(record, urgent)?;
         match self.table.apply(appended.batch, record, &appended.inline) {
+            Ok(dropped) if planted(Bug::ExtentReusedEarly) => {
+                dropped.into_iter().for_each(|dropped| self.release(dropped));
+                Ok(appended)
+            }
             Ok(dropped) => {
                 self.freeing.entry(appended.batch).or_default().extend(dropped);
                 Ok(appended)
