@@ -164,7 +164,8 @@ fn start(dir: &Path, patience: Duration) -> Result<Vec<Child>> {
         Ok(cluster.clone())
     })?;
     for place in 0..cluster.nodes.len() {
-        wait_ready(&cluster, place, deadline).map_err(|error| first_gone(&cluster).unwrap_or(error))?;
+        wait_ready(&cluster, place, deadline)
+            .map_err(|error| first_gone(&cluster).unwrap_or(error))?;
     }
     Ok(children)
 }
@@ -175,7 +176,10 @@ fn first_gone(cluster: &Cluster) -> Option<anyhow::Error> {
     let place = cluster.nodes.iter().position(gone)?;
     let log = cluster.nodes[place].log();
     let (number, end) = (place + 1, log_tail(&log));
-    Some(anyhow::anyhow!("node {number} exited before it was ready; end of {}:\n{end}", log.display()))
+    Some(anyhow::anyhow!(
+        "node {number} exited before it was ready; end of {}:\n{end}",
+        log.display()
+    ))
 }
 
 /// Waits until a node that was just started is ready.
