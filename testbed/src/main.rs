@@ -7,6 +7,7 @@
 //! | module | command |
 //! |---|---|
 //! | [`up`], [`down`] | `testbed up`, `testbed down`: a cluster on free loopback ports |
+//! | [`certs`] | `testbed certs`: a certificates folder for test clusters with TLS |
 //! | [`fault`] | `testbed fault`: what may happen to nodes, drives and links |
 //! | [`torture`] | `testbed torture`: clients and faults, and a checker of all that was seen |
 //! | [`bench`] | `testbed bench`: load with verified content, latencies, the servers' CPU |
@@ -19,6 +20,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod bench;
+mod certs;
 mod cluster;
 mod down;
 mod fault;
@@ -43,6 +45,8 @@ enum Command {
     Up(up::Args),
     /// Take a cluster down: SIGTERM, then SIGKILL.
     Down(down::Args),
+    /// Make a certificates folder: an authority of its own and one certificate for all nodes. For tests.
+    Certs(certs::Args),
     /// Do something bad to a node, or undo it; returns when it is in effect.
     Fault(fault::Args),
     /// Torture a cluster and check everything its clients saw.
@@ -57,6 +61,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Up(args) => up::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Down(args) => down::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Certs(args) => certs::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Fault(args) => fault::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Torture(args) => torture::run(&args),
         Command::Bench(args) => bench::run(&args),
