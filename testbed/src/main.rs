@@ -10,6 +10,7 @@
 //! | [`certs`] | `testbed certs`: a certificates folder for test clusters with TLS |
 //! | [`fault`] | `testbed fault`: what may happen to nodes, drives and links |
 //! | [`torture`] | `testbed torture`: clients and faults, and a checker of all that was seen |
+//! | [`powercut`] | `testbed powercut`: power that goes under load, on real XFS |
 //! | [`bench`] | `testbed bench`: load with verified content, latencies, the servers' CPU |
 //! | [`model`] | `testbed model`: the model checker of the register protocol |
 //! | [`cluster`] | `cluster.json`, what the commands know of a cluster |
@@ -27,6 +28,7 @@ mod fault;
 mod health;
 mod model;
 mod ports;
+mod powercut;
 mod process;
 mod torture;
 mod up;
@@ -51,6 +53,11 @@ enum Command {
     Fault(fault::Args),
     /// Torture a cluster and check everything its clients saw.
     Torture(torture::Args),
+    /// Cut the power under load and look for everything that was acknowledged.
+    Powercut(powercut::Args),
+    /// The process that dies with the power.
+    #[command(hide = true)]
+    PowercutDrive(powercut::writer::Args),
     /// Put load on a cluster and measure it.
     Bench(bench::Args),
     /// Check the register protocol with the model checker.
@@ -64,6 +71,8 @@ fn main() -> ExitCode {
         Command::Certs(args) => certs::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Fault(args) => fault::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Torture(args) => torture::run(&args),
+        Command::Powercut(args) => powercut::run(&args),
+        Command::PowercutDrive(args) => powercut::writer::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::run(&args),
         Command::Model(args) => model::command(&args).map(as_exit),
     };

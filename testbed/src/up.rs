@@ -95,7 +95,7 @@ pub fn bring_up(args: &Args) -> Result<(Cluster, PathBuf, Vec<Child>)> {
 }
 
 /// Lays out a new cluster: folders, ports, credentials, arguments.
-fn plan(args: &Args) -> Result<Cluster> {
+pub fn plan(args: &Args) -> Result<Cluster> {
     fs::create_dir_all(&args.dir).with_context(|| format!("create {}", args.dir.display()))?;
     let dir = fs::canonicalize(&args.dir)?;
     if Cluster::file(&dir).exists() {

@@ -200,9 +200,19 @@ impl Book {
         self.inner().keys.keys().copied().collect()
     }
 
-    /// The histories, taken out.
-    pub fn take_histories(&self) -> BTreeMap<(usize, usize), KeyLog> {
-        std::mem::take(&mut self.inner().keys)
+    /// The keys of the groups in use.
+    pub fn recent_keys(&self) -> Vec<(usize, usize)> {
+        let inner = self.inner();
+        let in_use = |group: usize| inner.active.iter().any(|(active, _)| *active == group);
+        inner.keys.keys().filter(|(group, _)| in_use(*group)).copied().collect()
+    }
+
+    /// Lends the histories. Whoever writes waits meanwhile.
+    pub fn with_histories<T>(
+        &self,
+        look: impl FnOnce(&BTreeMap<(usize, usize), KeyLog>) -> T,
+    ) -> T {
+        look(&self.inner().keys)
     }
 }
 

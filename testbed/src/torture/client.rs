@@ -43,7 +43,15 @@ pub struct Shared {
     pub targets: Vec<Target>,
 }
 
+/// Groups of keys in use at a time: 32 keys.
+const GROUPS: usize = 4;
+
 impl Shared {
+    /// An empty book, for clients of `targets`.
+    pub fn new(seed: u64, targets: Vec<Target>) -> Self {
+        Self { book: Book::new(GROUPS), content: Content::new(seed), targets }
+    }
+
     /// The bytes of a value.
     fn bytes(&self, name: &str, value: Value, size: u64) -> Bytes {
         let mut window = self.content.of(&format!("{name}#{value}"), size);

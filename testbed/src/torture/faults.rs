@@ -115,7 +115,7 @@ fn act(dir: &Path, episode: &Episode, nodes: usize) -> Result<()> {
 }
 
 /// Starts nodes that need each other to be ready, all at the same time.
-fn start_all(dir: &Path, nodes: Vec<usize>) -> Result<()> {
+pub fn start_all(dir: &Path, nodes: Vec<usize>) -> Result<()> {
     std::thread::scope(|scope| {
         let start = |node| scope.spawn(move || bring_about(dir, Fault::StartNode { node }));
         let starting: Vec<_> = nodes.into_iter().map(start).collect();

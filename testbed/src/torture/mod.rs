@@ -22,13 +22,14 @@ use anyhow::{Context as _, Result, bail};
 use holdfast_types::{Quorum, sabotage};
 use serde::Serialize;
 
-use self::{
-    book::Book,
+pub use self::{
     client::{Shared, Worker},
-    plan::{Episode, Kind, Shape},
+    faults::start_all,
 };
+
+use self::plan::{Episode, Kind, Shape};
 use crate::{
-    bench::{client::Client, client::Target, content::Content, sign::Credentials},
+    bench::{client::Client, client::Target, sign::Credentials},
     cluster::Cluster,
     down, up,
 };
@@ -39,13 +40,10 @@ mod client;
 mod faults;
 mod life;
 mod plan;
-mod settle;
+pub mod settle;
 
 /// The bucket of the objects.
 const BUCKET: &str = "torture";
-
-/// Groups of keys in use at a time: 32 keys.
-const GROUPS: usize = 4;
 
 /// Torture a 4 x 4 cluster of real daemons; exit status 1 on a violation.
 #[derive(clap::Args)]
@@ -175,7 +173,8 @@ fn show(args: &Args, report: &Report) -> Result<()> {
     Ok(())
 }
 
-fn targets(cluster: &Cluster) -> Result<Vec<Target>> {
+/// The nodes of a cluster, for clients of the torture's bucket.
+pub fn targets(cluster: &Cluster) -> Result<Vec<Target>> {
     let credentials = Arc::new(Credentials {
         access_key: cluster.access_key.clone(),
         secret_key: cluster.secret_key.clone(),
@@ -186,6 +185,7 @@ fn targets(cluster: &Cluster) -> Result<Vec<Target>> {
         let authority = authority.with_context(|| format!("{endpoint} is not http://HOST:PORT"))?;
         Ok(Target {
             authority: authority.to_owned(),
+            tls: None,
             bucket: BUCKET.to_owned(),
             credentials: credentials.clone(),
             sign_payload: true,
@@ -209,8 +209,7 @@ async fn torture(args: &Args, dir: &Path) -> Result<Report> {
     let targets = targets(&cluster)?;
     let mut first = Client::new(targets[0].clone());
     first.create_bucket().await.context("create the bucket")?;
-    let content = Content::new(args.seed);
-    let shared = Arc::new(Shared { book: Book::new(GROUPS), content, targets });
+    let shared = Arc::new(Shared::new(args.seed, targets));
     let length = Duration::from_secs_f64(args.minutes * 60.0);
     let episodes = schedule(args, &cluster, length.as_millis() as u64)?;
     let end = Instant::now() + length;

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeSet,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -14,7 +14,7 @@ use http::StatusCode;
 use serde_json::Value as Json;
 
 use super::{
-    book::{GROUP_KEYS, KeyLog, key_name},
+    book::{KeyLog, key_name},
     checker::{Verdict, check, key::Key},
     client::{Outcome, Shared, Worker},
 };
@@ -89,8 +89,17 @@ async fn lacks(worker: &mut Worker, bucket: &str, group: usize, key: usize) -> O
 
 /// Every key from every node, and every group's list.
 pub async fn read_all(shared: &Arc<Shared>, seed: u64) {
-    let keys = Arc::new(shared.book.keys());
-    let next = Arc::new(AtomicUsize::new(0));
+    read(shared, seed, shared.book.keys()).await;
+}
+
+/// The same of the keys in use.
+pub async fn read_recent(shared: &Arc<Shared>, seed: u64) {
+    read(shared, seed, shared.book.recent_keys()).await;
+}
+
+async fn read(shared: &Arc<Shared>, seed: u64, keys: Vec<(usize, usize)>) {
+    let groups: BTreeSet<usize> = keys.iter().map(|(group, _)| *group).collect();
+    let (keys, next) = (Arc::new(keys), Arc::new(AtomicUsize::new(0)));
     let nodes = shared.targets.len();
     let readers = (0..READERS).map(|number| {
         let (keys, next) = (keys.clone(), next.clone());
@@ -108,7 +117,6 @@ pub async fn read_all(shared: &Arc<Shared>, seed: u64) {
         reader.await.expect("readers do not panic");
     }
     let mut worker = Worker::new(shared.clone(), seed, 4_000);
-    let groups: BTreeSet<usize> = keys.iter().map(|(group, _)| *group).collect();
     for group in groups {
         worker.list(group).await;
     }
@@ -116,27 +124,32 @@ pub async fn read_all(shared: &Arc<Shared>, seed: u64) {
 
 /// Checks every history; how many events there were.
 pub fn check_all(shared: &Shared) -> usize {
-    let histories = shared.book.take_histories();
-    let all: Vec<_> = histories.iter().collect();
-    let next = AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                while let Some((place, log)) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    check_one(shared, **place, log);
-                }
-            });
-        }
+    let (events, found) = shared.book.with_histories(|histories| {
+        let all: Vec<_> = histories.iter().collect();
+        let (next, found) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while let Some((place, log)) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let what = check_one(**place, log);
+                        found.lock().expect("checks do not panic").extend(what);
+                    }
+                });
+            }
+        });
+        let events = histories.values().map(|log| log.events.len()).sum();
+        (events, found.into_inner().expect("checks do not panic"))
     });
-    histories.values().map(|log| log.events.len()).sum()
+    found.into_iter().for_each(|what| shared.book.violation(what));
+    events
 }
 
-fn check_one(shared: &Shared, (group, key): (usize, usize), log: &KeyLog) {
-    debug_assert!(key < GROUP_KEYS);
+/// What is wrong with one key's history.
+fn check_one((group, key): (usize, usize), log: &KeyLog) -> Option<String> {
     let name = key_name(group, key);
     match check::<Key>(None, &log.events, NODES_MAX) {
-        Verdict::Explained => {}
-        Verdict::TooHard => shared.book.violation(format!("{name}: cannot be checked")),
+        Verdict::Explained => None,
+        Verdict::TooHard => Some(format!("{name}: cannot be checked")),
         Verdict::Impossible(left) => {
             let mut around: Vec<_> = log.events.iter().collect();
             around.sort_by_key(|event| event.called);
@@ -145,9 +158,7 @@ fn check_one(shared: &Shared, (group, key): (usize, usize), log: &KeyLog) {
             let near = around.iter().position(|event| event.called >= called).unwrap_or(0);
             let near = &around[near.saturating_sub(12)..(near + 6).min(around.len())];
             let open: Vec<_> = log.events.iter().filter(|e| e.returned.is_none()).collect();
-            shared.book.violation(format!(
-                "{name}: {first:?} cannot be; near it: {near:?}; open: {open:?}"
-            ));
+            Some(format!("{name}: {first:?} cannot be; near it: {near:?}; open: {open:?}"))
         }
     }
 }
