@@ -58,7 +58,8 @@ pub fn create_zeroed(
     Ok(file)
 }
 
-/// Opens every numbered file with `suffix` in `folder`, and removes unfinished ones.
+/// Opens every numbered file with `suffix` in `folder`, makes their names durable, and removes
+/// unfinished ones.
 ///
 /// # Errors
 /// When the device fails.
@@ -76,6 +77,9 @@ pub fn open_numbered(
             files.push((number, disk.open(&path, Access::Direct)?));
         }
     }
+    // A process killed between rename and folder fsync leaves a name that is seen and not durable:
+    // what is now written into the file must not go with it when the power fails.
+    disk.sync_dir(folder)?;
     Ok(files)
 }
 
