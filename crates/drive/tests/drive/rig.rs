@@ -204,7 +204,6 @@ pub fn accept(name: &str, entry: Entry, source: ShardSource) -> Accept {
         entry,
         shard: ShardIndex(0),
         source,
-        absorbed: None,
         guard: None,
     }
 }
