@@ -11,6 +11,7 @@
 //! | [`fault`] | `testbed fault`: what may happen to nodes, drives and links |
 //! | [`torture`] | `testbed torture`: clients and faults, and a checker of all that was seen |
 //! | [`powercut`] | `testbed powercut`: power that goes under load, on real XFS |
+//! | [`reliability`] | `testbed reliability`: docs/reliability.md, made of their reports |
 //! | [`bench`] | `testbed bench`: load with verified content, latencies, the servers' CPU |
 //! | [`model`] | `testbed model`: the model checker of the register protocol |
 //! | [`cluster`] | `cluster.json`, what the commands know of a cluster |
@@ -30,6 +31,7 @@ mod model;
 mod ports;
 mod powercut;
 mod process;
+mod reliability;
 mod torture;
 mod up;
 
@@ -58,6 +60,8 @@ enum Command {
     /// The process that dies with the power.
     #[command(hide = true)]
     PowercutDrive(powercut::writer::Args),
+    /// Make docs/reliability.md of the reports of torture and power cuts.
+    Reliability(reliability::Args),
     /// Put load on a cluster and measure it.
     Bench(bench::Args),
     /// Check the register protocol with the model checker.
@@ -73,6 +77,7 @@ fn main() -> ExitCode {
         Command::Torture(args) => torture::run(&args),
         Command::Powercut(args) => powercut::run(&args),
         Command::PowercutDrive(args) => powercut::writer::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Reliability(args) => reliability::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::run(&args),
         Command::Model(args) => model::command(&args).map(as_exit),
     };

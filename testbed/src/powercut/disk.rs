@@ -1,6 +1,12 @@
 //! Disks of builds that are wrong on purpose: the positive controls of the test of power cuts.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+};
 
 use holdfast_drive::disk::{Access, Disk, DiskError, DiskFile, Space};
 
@@ -42,7 +48,14 @@ impl Forgetful {
     }
 
     fn wrap(&self, path: &str, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
-        if self.skipped.covers(path) { Arc::new(Unsynced(file)) } else { file }
+        self.wrap_with(path, file, 0)
+    }
+
+    fn wrap_with(&self, path: &str, file: Arc<dyn DiskFile>, kept: u8) -> Arc<dyn DiskFile> {
+        match self.skipped.covers(path) {
+            true => Arc::new(Unsynced { file, kept: AtomicU8::new(kept) }),
+            false => file,
+        }
     }
 }
 
@@ -62,7 +75,8 @@ impl Disk for Forgetful {
 
     fn create(&self, path: &str, access: Access) -> Result<Arc<dyn DiskFile>, DiskError> {
         let file = self.inner.create(path, self.access(path, access))?;
-        Ok(self.wrap(path, file))
+        // The sync that ends its pre-writing is kept: what is left out is that of shards and records.
+        Ok(self.wrap_with(path, file, 1))
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<(), DiskError> {
@@ -90,30 +104,38 @@ impl Disk for Forgetful {
     }
 }
 
-struct Unsynced(Arc<dyn DiskFile>);
+struct Unsynced {
+    file: Arc<dyn DiskFile>,
+    /// Syncs that are still carried out.
+    kept: AtomicU8,
+}
 
 impl DiskFile for Unsynced {
     fn len(&self) -> Result<u64, DiskError> {
-        self.0.len()
+        self.file.len()
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), DiskError> {
-        self.0.read_at(offset, buf)
+        self.file.read_at(offset, buf)
     }
 
     fn try_read_at(&self, offset: u64, buf: &mut [u8]) -> Result<bool, DiskError> {
-        self.0.try_read_at(offset, buf)
+        self.file.try_read_at(offset, buf)
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
-        self.0.write_at(offset, bytes)
+        self.file.write_at(offset, bytes)
     }
 
     fn write_zeros(&self, offset: u64, len: u64) -> Result<(), DiskError> {
-        self.0.write_zeros(offset, len)
+        self.file.write_zeros(offset, len)
     }
 
     fn sync(&self) -> Result<(), DiskError> {
-        Ok(())
+        let less = |kept: u8| kept.checked_sub(1);
+        match self.kept.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less) {
+            Ok(_) => self.file.sync(),
+            Err(_) => Ok(()),
+        }
     }
 }

@@ -136,13 +136,10 @@ impl Ledger {
                 ));
             }
         }
-        if of_key().any(|(_, written)| written.purged) {
-            // Everything may be gone; what was asked after the purge must still be there.
-            let last = of_key().filter(|(_, written)| written.purged).map(|(op, _)| *op).max();
-            return self.demand(key, shown, last.map_or(0, |last| last + 1));
-        }
+        // What lies below a settled operation may be gone, what was purged with all below it, too.
         let settled = of_key().filter(|(_, written)| written.settled).map(|(op, _)| *op).max();
-        self.demand(key, shown, settled.unwrap_or(0))
+        let purged = of_key().filter(|(_, written)| written.purged).map(|(op, _)| *op + 1).max();
+        self.demand(key, shown, settled.max(purged).unwrap_or(0))
     }
 
     /// Every acknowledged operation from `first` on is shown.
@@ -152,7 +149,10 @@ impl Ledger {
         for (op, _) in asked.filter(|(_, written)| written.acknowledged) {
             looked_for += 1;
             if !shown.iter().any(|entry| entry.op == *op) {
-                return Err(format!("key {key}: operation {op}, acknowledged, is gone"));
+                return Err(format!(
+                    "key {key}: operation {op}, acknowledged, is gone; shown {shown:?}; asked {:?}",
+                    asked_last(self.ops.iter().filter(|(_, written)| written.key == key))
+                ));
             }
         }
         Ok(looked_for)
@@ -167,6 +167,14 @@ impl Ledger {
             self.of(entry.op, |written| written.acknowledged = true);
         }
     }
+}
+
+/// The last few operations of a key, for people.
+fn asked_last<'a>(
+    of_key: impl DoubleEndedIterator<Item = (&'a Op, &'a Written)>,
+) -> Vec<(&'a Op, &'a Written)> {
+    const TOLD: usize = 6;
+    of_key.rev().take(TOLD).collect()
 }
 
 #[cfg(test)]
@@ -246,6 +254,10 @@ mod tests {
         steps.extend([asks(3, 5), Step::Acknowledged(3)]);
         assert!(ledger(&steps).check(7, &[]).is_err());
         assert_eq!(ledger(&steps).check(7, &[shown(3)]), Ok(1));
+        // And what was settled since lets go what lies between.
+        steps.extend([asks(4, 5), Step::Acknowledged(4), Step::Settles(4)]);
+        assert_eq!(ledger(&steps).check(7, &[shown(4)]), Ok(1));
+        assert!(ledger(&steps).check(7, &[shown(3)]).is_err());
     }
 
     /// Goal: steps come through as they were said, a line cut off does not count, and what a drive shows
