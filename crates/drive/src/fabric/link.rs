@@ -16,7 +16,12 @@ use holdfast_proto::v1;
 use holdfast_types::DriveId;
 use tokio::{sync::watch, task::JoinHandle};
 
-use super::{RemoteConfig, fault::CallFault, session::Session, settings};
+use super::{
+    RemoteConfig,
+    fault::{CallFault, describe},
+    session::Session,
+    settings,
+};
 
 /// Where the link is.
 #[derive(Clone)]
@@ -127,9 +132,21 @@ async fn open(config: &Arc<RemoteConfig>) -> Result<Session, String> {
     let opened = tokio::time::timeout(settings::CONNECT_TIMEOUT, Session::open(config.clone()));
     match opened.await {
         Ok(Ok(session)) => Ok(session),
-        Ok(Err(status)) => Err(status.message().to_owned()),
+        Ok(Err(status)) => Err(why(&describe(&status))),
         Err(_) => Err(format!("no answer within {:?}", settings::CONNECT_TIMEOUT)),
     }
+}
+
+/// What a node that speaks TLS says to those who do not, wherever it is read.
+pub const TLS_MARK: &str = "this port speaks TLS";
+
+/// Why a session did not open, for an operator.
+fn why(said: &str) -> String {
+    if said.contains(TLS_MARK) {
+        return "it speaks TLS: start this process with --certs-dir, too, and name the nodes by https://"
+            .to_owned();
+    }
+    said.to_owned()
 }
 
 /// Returns when the session is over: given up by a caller, or a probe went unanswered.
