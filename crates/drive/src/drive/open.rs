@@ -17,6 +17,7 @@ use crate::{
     error::DriveFault,
     gate::Gate,
     identity::Identity,
+    member::Standing,
     log::{
         record::{NewShard, Record},
         replay::{Replay, Replayed, replay},
@@ -40,7 +41,7 @@ use super::{
 const BEGINNING: LogPosition = LogPosition { segment: 0, offset: 0, batch: 1, chain: 0 };
 
 impl Drive {
-    /// Makes a blank folder a drive.
+    /// Makes a blank folder a drive of a fresh cluster.
     ///
     /// 1. Folders, segments, an empty manifest: a crash leaves files that the next attempt replaces.
     /// 2. The identity, last: from here the drive is formatted, and is never formatted again.
@@ -51,6 +52,19 @@ impl Drive {
         disk: &Arc<dyn Disk>,
         identity: &Identity,
         options: &DriveOptions,
+    ) -> Result<(), DriveFault> {
+        Self::format_as(disk, identity, options, Standing::Counting)
+    }
+
+    /// As [`Self::format`], for a drive that is to stand elsewhere: joining a set that has a past.
+    ///
+    /// # Errors
+    /// [`DriveFault::Formatted`]; when the device fails.
+    pub fn format_as(
+        disk: &Arc<dyn Disk>,
+        identity: &Identity,
+        options: &DriveOptions,
+        standing: Standing,
     ) -> Result<(), DriveFault> {
         if let Some(found) = Identity::load(&**disk)? {
             let path = disk.name().to_owned();
@@ -71,7 +85,8 @@ impl Drive {
             drive: identity.drive,
             sequence: manifests.next_sequence(),
             log: BEGINNING,
-            facts: DurableFacts::default(),
+            facts: DurableFacts { standing, ..DurableFacts::default() },
+            membership: bytes::Bytes::new(),
             buckets: Vec::new(),
             volumes: Vec::new(),
             segments: Vec::new(),
@@ -125,6 +140,7 @@ impl Drive {
             freeing: BTreeMap::new(),
             segment_leases: HashMap::new(),
             ceiling_gate: 0,
+            epoch_gate: 0,
             read_jobs: Vec::new(),
             space,
             jobs: Jobs::default(),

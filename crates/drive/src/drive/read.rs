@@ -98,7 +98,7 @@ impl Drive {
         self.volatile.promise(key, prepare.ballot);
         found.state.promise = prepare.ballot;
         let remembers = remembers_since(&found.state, &drive, prepare.since);
-        Ok((found.state.view(drive.floor, true, remembers), found))
+        Ok((found.state.view(drive.floor, self.counts(), remembers), found))
     }
 
     /// Makes sure that the ceiling covers a promise; returns the batch that the promise waits for.
@@ -128,7 +128,7 @@ impl Drive {
         if let Some(version) = read.version {
             found.state.registers.retain(|other, _| *other == version);
         }
-        let view = found.state.view(self.volatile.floor, true, false);
+        let view = found.state.view(self.volatile.floor, self.counts(), false);
         Ok((KeyView { highest, ..view }, found))
     }
 
@@ -274,13 +274,13 @@ impl Drive {
             }
         }
         let more = keys.len() > limit;
-        let floor = self.volatile.floor;
+        let (floor, counts) = (self.volatile.floor, self.counts());
         let page = keys
             .into_iter()
             .take(limit)
-            .map(|(prefix, state)| scanned(&prefix, state, floor, scan.metadata));
+            .map(|(prefix, state)| scanned(&prefix, state, (floor, counts), scan.metadata));
         let keys = page.collect::<Result<Vec<_>, Stop>>()?;
-        Ok(DriveReply::Page(ScanPage { keys, more, counts: true }))
+        Ok(DriveReply::Page(ScanPage { keys, more, counts }))
     }
 }
 
@@ -300,7 +300,7 @@ fn add_register(
 fn scanned(
     prefix: &[u8],
     mut state: KeyState,
-    floor: Ballot,
+    (floor, counts): (Ballot, bool),
     metadata: bool,
 ) -> Result<ScannedKey, Stop> {
     let unreadable =
@@ -313,5 +313,5 @@ fn scanned(
             held.entry.metadata = Bytes::new();
         }
     }
-    Ok(ScannedKey { name, view: state.view(floor, true, false) })
+    Ok(ScannedKey { name, view: state.view(floor, counts, false) })
 }
