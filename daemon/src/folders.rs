@@ -38,9 +38,8 @@ const ASIDE: &str = "aside";
 const HARMLESS: [&str; 3] = ["lost+found", "layout.proposed.tmp", ASIDE];
 
 /// Names that a drive's files have (docs/format/identity.md).
-const OURS: [&str; 9] = [
-    "identity", LAYOUT, PROPOSED, "log", "volumes", "runs", "manifest", "index", "index.aside",
-];
+const OURS: [&str; 9] =
+    ["identity", LAYOUT, PROPOSED, "log", "volumes", "runs", "manifest", "index", "index.aside"];
 
 /// Times files can be set aside on one drive before somebody has to look.
 const ASIDE_MAX: u32 = 1000;
@@ -188,7 +187,8 @@ impl Folders {
     /// When there is something that is not a drive's, or the file system fails.
     pub fn set_aside(&self, path: &str) -> Result<(), String> {
         let _alone = self.alone();
-        let failed = |error: std::io::Error| format!("set the files of drive {path} aside: {error}");
+        let failed =
+            |error: std::io::Error| format!("set the files of drive {path} aside: {error}");
         let root = Path::new(path);
         let aside = root.join(ASIDE);
         let free = (1..=ASIDE_MAX).map(|n| aside.join(n.to_string())).find(|to| !to.exists());
@@ -200,7 +200,9 @@ impl Folders {
             if is_ours(&text) {
                 names.push(name);
             } else if !HARMLESS.contains(&text.as_str()) {
-                return Err(format!("set the files of drive {path} aside: {text} is not a drive's"));
+                return Err(format!(
+                    "set the files of drive {path} aside: {text} is not a drive's"
+                ));
             }
         }
         fs::DirBuilder::new().recursive(true).mode(0o750).create(&to).map_err(failed)?;
@@ -217,7 +219,9 @@ impl Folders {
     pub fn rewrite_layout(&self, document: &Document) {
         let _alone = self.alone();
         for surveyed in self.survey() {
-            let Found::Formatted { cluster, document: known, .. } = &surveyed.found else { continue };
+            let Found::Formatted { cluster, document: known, .. } = &surveyed.found else {
+                continue;
+            };
             let same = known.as_ref().is_some_and(|known| known.layout == document.layout);
             if *cluster != document.layout.cluster || same {
                 continue;

@@ -106,9 +106,7 @@ fn serving(layout: &Layout, drive: DriveId, found: &Found, standing: Option<Stan
 fn silent(layout: &Layout, me: NodeIndex, seat: &SeatReport, found: &Found) -> Act {
     let slot = layout.slot_at(me, &seat.path);
     let replace = |set_aside| match slot {
-        Some((set, at)) => {
-            Act::Replace { set: set.index, gone: set.drives[at].drive, set_aside }
-        }
+        Some((set, at)) => Act::Replace { set: set.index, gone: set.drives[at].drive, set_aside },
         // Nobody said that a drive belongs here.
         None => Act::Nothing,
     };
@@ -174,7 +172,9 @@ impl Keeper {
     async fn look(&self, layout: &Layout) {
         let surveyed = self.blocking(Folders::survey).await;
         for (at, seat) in self.drives.seats().into_iter().enumerate() {
-            let Some(there) = surveyed.iter().find(|there| there.path == seat.path) else { continue };
+            let Some(there) = surveyed.iter().find(|there| there.path == seat.path) else {
+                continue;
+            };
             let standing = match seat.drive.filter(|_| seat.serves) {
                 Some(drive) => self.standing(drive).await,
                 None => None,
@@ -191,7 +191,9 @@ impl Keeper {
         let ask = DriveRequest::Member(MemberRequest::Membership);
         let answers = self.drives.node().call(ASK_WAIT, vec![(drive, ask)]).await;
         match answers.into_iter().next() {
-            Some(Ok(DriveReply::Member(MemberReply::Membership { standing, .. }))) => Some(standing),
+            Some(Ok(DriveReply::Member(MemberReply::Membership { standing, .. }))) => {
+                Some(standing)
+            }
             _ => None,
         }
     }
@@ -212,7 +214,9 @@ impl Keeper {
                 tracing::info!(path = seat.path, %drive, "the others took a new drive in");
                 Ok(())
             }
-            Act::Replace { set, gone, set_aside } => self.replace(at, seat, set, gone, set_aside).await,
+            Act::Replace { set, gone, set_aside } => {
+                self.replace(at, seat, set, gone, set_aside).await
+            }
             Act::TakeOver(drive, node) => self.take_over(at, seat, drive, node).await,
         }
     }
@@ -335,8 +339,7 @@ mod tests {
         let before = seat(Some(DriveId(9)), false, Trouble::Other);
         assert_eq!(act(&before, &formatted(mine), None), Act::Reseat(mine));
         assert_eq!(act(&down, &formatted(theirs), None), Act::TakeOver(theirs, NodeIndex(1)));
-        let foreign =
-            Found::Formatted { drive: DriveId(9), cluster: ClusterId(8), document: None };
+        let foreign = Found::Formatted { drive: DriveId(9), cluster: ClusterId(8), document: None };
         assert_eq!(act(&down, &foreign, None), Act::Nothing);
         assert_eq!(act(&down, &Found::Unusable("thesis.tex".to_owned()), None), Act::Nothing);
 

@@ -14,8 +14,7 @@ use bytes::Bytes;
 use holdfast_register::ShardStatus;
 use holdfast_types::{
     Ballot, BucketStamp, Geometry, OperationId, RegisterKey, SetEpoch, SetIndex, ShardIndex,
-    VersionId,
-    codec::CodecError,
+    VersionId, codec::CodecError,
 };
 
 use crate::api::{Scope, ShardSource};

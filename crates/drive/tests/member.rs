@@ -103,7 +103,6 @@ impl Rig {
             entry,
             shard: ShardIndex(0),
             source,
-            absorbed: None,
             guard: None,
         }))
     }
@@ -187,15 +186,16 @@ fn a_joining_drive_goes_step_by_step() {
     assert!(matches!(rig.put(1, "a", 50), Err(DriveError::Failed { .. })));
     rig.crash(1);
     assert!(matches!(rig.put(1, "a", 50), Err(DriveError::Failed { .. })));
-    let collected =
-        Issued { floor: ballot(100), purge_floor: ballot(90), buckets: vec![BUCKET] };
+    let collected = Issued { floor: ballot(100), purge_floor: ballot(90), buckets: vec![BUCKET] };
     let begin = Begin { issue: issue(2), collected };
     rig.member(MemberRequest::Begin(begin.clone())).unwrap();
     for seed in [2, 3] {
         assert_eq!(rig.drive.facts().state, DriveState::Rebuilding);
         assert!(!rig.counts(2, "a"));
         let n = 50 + seed;
-        assert!(matches!(refusal(rig.put(2, "a", n)), Refusal::Promised { promise } if promise >= ballot(100)));
+        assert!(
+            matches!(refusal(rig.put(2, "a", n)), Refusal::Promised { promise } if promise >= ballot(100))
+        );
         rig.crash(seed);
     }
     // After a restart the promise ceiling is the floor; nothing was promised yet.

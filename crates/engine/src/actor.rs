@@ -140,7 +140,8 @@ impl SetActor {
     /// Asks the drives that are down for their facts. True while some are still down.
     async fn probe(&self) -> bool {
         let Some(set) = self.set.upgrade() else { return false };
-        let down: Vec<usize> = (0..usize::from(set.n())).filter(|s| set.health.is_down(*s)).collect();
+        let down: Vec<usize> =
+            (0..usize::from(set.n())).filter(|s| set.health.is_down(*s)).collect();
         for slot in down {
             let request = vec![(set.slot(slot).drive, DriveRequest::Facts)];
             let call = set.node_of(slot).call(self.probe_every, request);

@@ -54,9 +54,8 @@ impl Compared {
 
     /// Shards that may still be lost before the head is: at or below zero nothing may.
     pub(crate) fn margin(&self) -> i32 {
-        self.head().map_or(0, |head| {
-            self.whole(head.operation).len() as i32 - i32::from(head.data_shards)
-        })
+        self.head()
+            .map_or(0, |head| self.whole(head.operation).len() as i32 - i32::from(head.data_shards))
     }
 }
 
@@ -79,12 +78,8 @@ pub(crate) struct Comparison {
 impl Comparison {
     /// From the first register on.
     pub(crate) fn new(set: &SetHandle) -> Self {
-        let source = |slot| Source {
-            slot,
-            lines: VecDeque::new(),
-            next: Some(Bytes::new()),
-            failed: None,
-        };
+        let source =
+            |slot| Source { slot, lines: VecDeque::new(), next: Some(Bytes::new()), failed: None };
         let sources = (0..usize::from(set.shared.n())).map(source).collect();
         Self { set: set.clone(), sources }
     }

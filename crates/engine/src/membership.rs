@@ -83,7 +83,8 @@ impl SetHandle {
         let Some(candidate) = current.filter(|c| c.entry.kind == EntryKind::Put) else {
             return Ok(known);
         };
-        let damaged = |e| StoreError::Internal { message: format!("read membership register: {e}") };
+        let damaged =
+            |e| StoreError::Internal { message: format!("read membership register: {e}") };
         let stored = SetLayout::from_bytes(&candidate.entry.metadata).map_err(damaged)?;
         Ok(if stored.epoch > known.epoch { stored } else { known })
     }
@@ -133,7 +134,8 @@ impl Engine {
     }
 
     fn set_at(&self, index: SetIndex) -> Result<&SetHandle, StoreError> {
-        let unknown = || StoreError::InvalidArgument { message: format!("there is no set {index}") };
+        let unknown =
+            || StoreError::InvalidArgument { message: format!("there is no set {index}") };
         self.sets.get(index.get()).ok_or_else(unknown)
     }
 
@@ -251,7 +253,8 @@ impl Engine {
         };
         let key = RegisterKey::document("layout");
         let first = self.first_set();
-        if let Err(error) = first.update(BucketStamp::REGISTRY, key, VersionId::NULL, decide).await {
+        if let Err(error) = first.update(BucketStamp::REGISTRY, key, VersionId::NULL, decide).await
+        {
             tracing::warn!(%error, "write the layout register");
         }
     }

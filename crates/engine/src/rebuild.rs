@@ -253,8 +253,13 @@ impl Rebuild {
         let drive = self.drive.to_string();
         if let Some(view) = views.into_iter().find(|view| view.drive == drive) {
             tracing::info!(
-                set = view.set, drive, versions = view.versions, whole = view.whole,
-                short = view.short_count, bytes = view.bytes, seconds = view.seconds,
+                set = view.set,
+                drive,
+                versions = view.versions,
+                whole = view.whole,
+                short = view.short_count,
+                bytes = view.bytes,
+                seconds = view.seconds,
                 "a drive is rebuilt"
             );
         }

@@ -23,7 +23,9 @@ type Tagged = (u8, usize, DriveResult);
 /// The set epoch that an answer says is newer than the request's.
 pub(crate) fn outdated(result: &DriveResult) -> Option<SetEpoch> {
     match result {
-        Err(DriveError::Refused { refusal: Refusal::SetOutdated { current }, .. }) => Some(*current),
+        Err(DriveError::Refused { refusal: Refusal::SetOutdated { current }, .. }) => {
+            Some(*current)
+        }
         _ => None,
     }
 }
@@ -181,7 +183,9 @@ impl SetShared {
         let mut repeated = Vec::new();
         let mut places = Vec::new();
         for (at, ((tag, slot, result), request)) in results.iter().zip(again).enumerate() {
-            let Some(mut request) = request.filter(|_| outdated(result).is_some()) else { continue };
+            let Some(mut request) = request.filter(|_| outdated(result).is_some()) else {
+                continue;
+            };
             if let Some(scope) = scope_of(&mut request) {
                 scope.set_epoch = epoch;
                 repeated.push((*tag, *slot, request));

@@ -3,6 +3,8 @@
 
 mod client;
 mod cluster;
+mod members;
 mod node;
 mod refusals;
 mod single;
+mod tls;

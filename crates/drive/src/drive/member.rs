@@ -19,10 +19,16 @@ use super::{Decision, Drive, Stop, write::Incoming};
 /// Bytes of a membership document at most: 16 drives with the longest paths.
 pub const MEMBERSHIP_BYTES_MAX: usize = 256 << 10;
 
+/// Parts of one entry that an index line looks for.
+const PARTS_LOOKED_AT: usize = 32;
+
+/// Parts looked for at which an index page ends.
+const PARTS_LOOKED_MAX: usize = 128;
+
 impl Drive {
-    pub(super) fn member(&mut self, request: MemberRequest, gate: &mut u64) -> Decision {
+    pub(super) fn member(&mut self, request: &MemberRequest, gate: &mut u64) -> Decision {
         match request {
-            MemberRequest::Issue(issue) => self.issue(&issue, gate),
+            MemberRequest::Issue(issue) => self.issue(issue, gate),
             MemberRequest::Membership => {
                 *gate = (*gate).max(self.epoch_gate);
                 Ok(DriveReply::Member(MemberReply::Membership {
@@ -31,9 +37,9 @@ impl Drive {
                     standing: self.table.facts.standing,
                 }))
             }
-            MemberRequest::Begin(begin) => self.begin(&begin, gate),
-            MemberRequest::Rebuilt(epoch) => self.rebuilt(epoch, gate),
-            MemberRequest::ListIndex(list) => self.list_index(&list, gate),
+            MemberRequest::Begin(begin) => self.begin_rebuild(begin, gate),
+            MemberRequest::Rebuilt(epoch) => self.rebuilt(*epoch, gate),
+            MemberRequest::ListIndex(list) => self.list_index(list, gate),
             MemberRequest::Restock(restock) => self.restock(restock, gate),
         }
     }
@@ -46,10 +52,8 @@ impl Drive {
     /// A joining drive has no floor: whatever it said could contradict what it forgot.
     pub(super) fn check_joined(&self, request: &crate::api::DriveRequest) -> Result<(), Stop> {
         use crate::api::DriveRequest::{Facts, Member};
-        let may = matches!(
-            request,
-            Facts | Member(MemberRequest::Membership | MemberRequest::Begin(_))
-        );
+        let may =
+            matches!(request, Facts | Member(MemberRequest::Membership | MemberRequest::Begin(_)));
         if may || self.table.facts.standing != Standing::Joining {
             return Ok(());
         }
@@ -102,7 +106,7 @@ impl Drive {
     }
 
     /// The standing comes last: a crash before it leaves a joining drive, which begins again.
-    fn begin(&mut self, begin: &Begin, gate: &mut u64) -> Decision {
+    fn begin_rebuild(&mut self, begin: &Begin, gate: &mut u64) -> Decision {
         self.take_membership(&begin.issue)?;
         *gate = (*gate).max(self.epoch_gate);
         if self.table.facts.standing != Standing::Joining {
@@ -145,13 +149,20 @@ impl Drive {
         let page = self.table.layers.scan(&list.start, Some(&[PLACE_SPACE]), limit)?;
         *gate = (*gate).max(page.gate);
         let mut lines = Vec::with_capacity(page.items.len());
+        let mut looked = 0;
+        let mut next = page.next;
         for (register, value) in page.items {
             let Value::Register(record) = &*value else { continue };
+            if looked > PARTS_LOOKED_MAX {
+                next = Some(register);
+                break;
+            }
             let decoded = RegisterKey::decode_register(&register);
-            let (key, version) = decoded
-                .map_err(|error| Stop::Failed(ErrorClass::Damaged, error.to_string()))?;
+            let (key, version) =
+                decoded.map_err(|error| Stop::Failed(ErrorClass::Damaged, error.to_string()))?;
             let mut entries = Vec::with_capacity(record.state.entries.len());
             for held in &record.state.entries {
+                looked += held.entry.parts.len().min(PARTS_LOOKED_AT);
                 entries.push(IndexEntry {
                     operation: held.entry.operation,
                     ballot: held.entry.ballot,
@@ -163,13 +174,14 @@ impl Drive {
             }
             lines.push(IndexLine { key, version, entries });
         }
-        Ok(DriveReply::Member(MemberReply::Index(IndexPage { lines, next: page.next })))
+        Ok(DriveReply::Member(MemberReply::Index(IndexPage { lines, next })))
     }
 
-    /// Parts that an entry names and whose shard is not here.
+    /// Parts that an entry names and whose shard is not here: of the first [`PARTS_LOOKED_AT`], for a
+    /// page must be decided with what the cache of blocks holds. Who brings parts brings the last first.
     fn parts_missing(&self, entry: &Entry) -> Result<u32, Stop> {
         let mut missing = 0;
-        for part in entry.parts.iter().filter(|part| part.geometry.has_data()) {
+        for part in entry.parts.iter().take(PARTS_LOOKED_AT).filter(|p| p.geometry.has_data()) {
             let (record, _) = self.table.place(part.operation)?;
             missing += u32::from(record.place.is_none());
         }
@@ -177,7 +189,7 @@ impl Drive {
     }
 
     /// Takes the shard of a part that an entry held here names.
-    fn restock(&mut self, restock: Restock, gate: &mut u64) -> Decision {
+    fn restock(&mut self, restock: &Restock, gate: &mut u64) -> Decision {
         self.admit(&restock.scope, false, gate)?;
         let register = restock.key.encode_register(restock.version);
         let (record, register_gate) = self.table.register(&register)?;

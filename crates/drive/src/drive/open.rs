@@ -17,7 +17,6 @@ use crate::{
     error::DriveFault,
     gate::Gate,
     identity::Identity,
-    member::Standing,
     log::{
         record::{NewShard, Record},
         replay::{Replay, Replayed, replay},
@@ -25,6 +24,7 @@ use crate::{
         writer::{LogWriter, Segment},
     },
     manifest::{ManifestError, ManifestStore},
+    member::Standing,
     meta_index::keeper::IndexKeeper,
     overlay::BaseError,
     runs::{RUNS_FOLDER, RunStore},
@@ -34,7 +34,8 @@ use crate::{
 };
 
 use super::{
-    Drive, DriveOptions, checkpoint::Background, chores::Pins, jobs::Jobs, port, volatile::Volatile,
+    Drive, DriveOptions, checkpoint::Background, chores::Pins, jobs::Jobs, port,
+    volatile::Volatile, waiting::Waits,
 };
 
 /// Where the log of a drive without a manifest begins.
@@ -142,6 +143,8 @@ impl Drive {
             ceiling_gate: 0,
             epoch_gate: 0,
             read_jobs: Vec::new(),
+            waits: Waits::default(),
+            fresh: HashMap::new(),
             space,
             jobs: Jobs::default(),
             background,
@@ -154,6 +157,9 @@ impl Drive {
     fn raise_open_count(&mut self, open_count: u64) -> Result<(), DriveFault> {
         let record = Record::Open { open_count, at: self.clock.wall_micros() };
         let path = self.disk.name().to_owned();
+        if self.log.free_segments() == 0 {
+            self.add_segment_now()?;
+        }
         if self.record(&record, true).is_err() {
             let cause = "no log segment for the first batch; is the disk full?".to_owned();
             return Err(DriveFault::Fenced { path, cause });

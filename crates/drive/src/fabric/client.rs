@@ -23,7 +23,9 @@ use super::{
     settings, streams, wire,
 };
 use crate::{
-    api::{DriveError, DriveRequest, DriveResult, MemberRequest, ShardRead, ShardSource, UploadTarget},
+    api::{
+        DriveError, DriveRequest, DriveResult, MemberRequest, ShardRead, ShardSource, UploadTarget,
+    },
     node::{BlockStream, Node, ShardUpload},
 };
 

@@ -139,6 +139,26 @@ pub enum NewShard {
 }
 
 impl Record {
+    /// The inline bytes it brings, and whose they are.
+    #[must_use]
+    pub const fn inline(&self) -> Option<(OperationId, &Bytes)> {
+        match self {
+            Self::Accept { held, shard: NewShard::Inline(bytes), .. } => {
+                Some((held.entry.operation, bytes))
+            }
+            Self::Move { operation, new: NewShard::Inline(bytes), .. } => Some((*operation, bytes)),
+            _ => None,
+        }
+    }
+
+    /// Bytes it takes in a batch.
+    #[must_use]
+    pub fn encoded_bytes(&self) -> usize {
+        let mut head = Writer::new();
+        let tail = self.encode_head(&mut head).len();
+        head.into_bytes().len() + tail
+    }
+
     /// Appends the record but for inline bytes, which the caller appends next. Returns them.
     pub fn encode_head<'a>(&'a self, out: &mut Writer) -> &'a [u8] {
         let mut body = Writer::with_capacity(256);
@@ -251,10 +271,9 @@ impl Record {
                 operation: OperationId::from_bytes(body.array()?),
                 place: Place::decode(body)?,
             },
-            MEMBER => Self::Member {
-                epoch: SetEpoch(body.varint()?),
-                membership: body.blob_bytes()?,
-            },
+            MEMBER => {
+                Self::Member { epoch: SetEpoch(body.varint()?), membership: body.blob_bytes()? }
+            }
             STAND => Self::Stand {
                 standing: Standing::try_from(body.u8()?)?,
                 floor: Ballot::decode(body)?,

@@ -8,9 +8,7 @@ use holdfast_types::{DriveId, DriveState};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::{
-    Fail, NodeConfig, NodeShared, NodeSupervisor, Reseat, SeatView, Shutdown, Trouble,
-};
+use super::{Fail, NodeConfig, NodeShared, NodeSupervisor, Reseat, SeatView, Shutdown, Trouble};
 use crate::{
     actor::Place,
     api::{DriveFacts, DriveReply, DriveRequest},

@@ -95,9 +95,7 @@ async fn a_wiped_drive_is_taken_in_and_rebuilt() {
 #[tokio::test(start_paused = true)]
 async fn coordinators_of_an_older_epoch_start_again() {
     let cluster = Cluster::new(4, 1);
-    let engine = |seed| {
-        cluster.engine(None, seed, Knobs { background: false, ..Knobs::default() })
-    };
+    let engine = |seed| cluster.engine(None, seed, Knobs { background: false, ..Knobs::default() });
     let (here, there) = (engine(1), engine(2));
     put(&here, "k", &pattern(1, 90_000)).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -143,7 +141,9 @@ async fn one_after_the_other() {
     world.engine.replace_drive(SET, first.1, DriveId(71)).await.unwrap();
     second.0.wipe(second.1, DriveId(72));
     let refused = world.engine.replace_drive(SET, second.1, DriveId(72)).await.unwrap_err();
-    assert!(matches!(&refused, StoreError::InvalidArgument { message } if message.contains("rebuilt")));
+    assert!(
+        matches!(&refused, StoreError::InvalidArgument { message } if message.contains("rebuilt"))
+    );
     first.0.wipe(DriveId(71), DriveId(73));
     world.engine.replace_drive(SET, DriveId(71), DriveId(73)).await.unwrap();
     world.engine.take_in(SET, DriveId(73)).await.unwrap();

@@ -62,12 +62,11 @@ impl Rebuild {
         self.keep_pace(bytes).await;
         let shard = route.shard_of(self.slot);
         let whole = compared.whole(candidate.entry.operation).into_iter();
-        let holders = whole.fold(HolderMask::default(), |mask, slot| mask.with(route.shard_of(slot)));
+        let holders =
+            whole.fold(HolderMask::default(), |mask, slot| mask.with(route.shard_of(slot)));
         let holders = holders.with(shard);
-        let brought = self
-            .engine
-            .bring(&self.set, scope, &route, &candidate, holders, &[shard])
-            .await?;
+        let brought =
+            self.engine.bring(&self.set, scope, &route, &candidate, holders, &[shard]).await?;
         if brought.is_some() && !self.holds(scope, &route, &candidate).await? {
             let why = [(self.slot, "it did not take the entry".to_owned())];
             return Err(shared.below_quorum(1, 0, &why));
@@ -112,7 +111,8 @@ impl Rebuild {
         shard: u8,
     ) -> Result<(), StoreError> {
         let shared = &self.set.shared;
-        for part in candidate.entry.parts.iter().filter(|part| part.geometry.has_data()) {
+        // The last first: an index shows whether the first ones are there (`drive::drive::member`).
+        for part in candidate.entry.parts.iter().rev().filter(|part| part.geometry.has_data()) {
             let body = Body { operation: part.operation, geometry: part.geometry };
             let held = self.restock_one(scope, route, candidate, &body, ShardSource::Held).await?;
             if held == ShardStatus::Present {

@@ -15,8 +15,7 @@ use super::MemoryDrive;
 impl MemoryDrive {
     /// A blank drive of a new identity in this one's place: it joins.
     pub(in crate::testing) fn wiped(&mut self, fresh: DriveId, now: HybridTime) -> Self {
-        let mut drive =
-            Self::new(fresh, mem::take(&mut self.path), self.quorum.n(), SetEpoch(0));
+        let mut drive = Self::new(fresh, mem::take(&mut self.path), self.quorum.n(), SetEpoch(0));
         drive.standing = Standing::Joining;
         drive.counts = false;
         drive.memory_since = now;
