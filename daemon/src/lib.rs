@@ -22,6 +22,7 @@
 //! | [`keys`] | secrets that a single node makes for itself |
 //! | [`listener`] | one listener for S3 and the fabric |
 //! | [`seams`] | the real clock and randomness |
+//! | [`telemetry`] | the log, and traces to a collector |
 //! | [`tls`] | TLS at the listener and towards peers, renewal of certificates |
 //! | [`notify`] | systemd is told |
 
@@ -38,5 +39,6 @@ pub mod notify;
 pub mod run;
 pub mod seams;
 pub mod startup;
+pub mod telemetry;
 pub mod tls;
 pub mod whoami;

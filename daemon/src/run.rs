@@ -15,6 +15,7 @@ use holdfast_drive::{
     fabric::{Dialer, FabricService, Here, Host, HostConfig, TcpDialer, auth::Key},
     node::Node,
     supervisor::NodeHandle,
+    traced::{Side, Traced},
 };
 use holdfast_engine::{Engine, EngineConfig, Knobs};
 use holdfast_placement::{Layout, PoolSpec};
@@ -186,7 +187,7 @@ impl Process {
         let my_index = my_index(&document.layout, &url)?;
         here.send_replace(here_in(&url, &document));
         let drives = self.open_drives(&startup, &document, my_index).await?;
-        let local: Arc<dyn Node> = drives.node();
+        let local: Arc<dyn Node> = Traced::new(drives.node(), Side::Local);
         host.serve(local.clone());
         let members = Members::new(document.layout.clone(), Some((my_index, local)), &mut peers);
         self.open_s3(&front, &document, &members, Some(my_index));

@@ -17,6 +17,7 @@
 //! | [`io_pool`] | the threads that wait for one drive's device |
 //! | [`conformance`] | what every [`node::Node`] must do, as a suite over all carriers |
 //! | [`node`] | [`node::Node`], the trait through which drives are reached, one message a node |
+//! | [`traced`] | a node whose calls are spans of a trace |
 //! | [`drive`] | [`Drive`], the state machine of one drive, without threads |
 //! | [`table`] | the durable state, and how records change it |
 //! | [`overlay`] | the log's net tail above what runs and index hold |
@@ -53,6 +54,7 @@ pub mod overlay;
 pub mod runs;
 pub mod supervisor;
 pub mod table;
+pub mod traced;
 pub mod value;
 pub mod volume;
 

@@ -46,7 +46,7 @@ impl SetHandle {
     ///
     /// # Errors
     /// [`StoreError::BelowQuorum`] when too few drives answer.
-    #[tracing::instrument(level = "debug", skip_all, fields(set = %self.index(), ?key))]
+    #[tracing::instrument(name = "set.read", target = "holdfast_trace", skip_all, fields(set = %self.index(), ?key))]
     pub async fn read(
         &self,
         scope: BucketStamp,

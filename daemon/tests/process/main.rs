@@ -7,3 +7,4 @@ mod node;
 mod refusals;
 mod single;
 mod tls;
+mod traces;

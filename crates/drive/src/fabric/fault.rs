@@ -79,11 +79,7 @@ fn never_connected(status: &Status) -> bool {
 }
 
 /// A status made by the transport, with the causes that its own message leaves out.
-<<<<<<< HEAD
-pub(super) fn describe(status: &Status) -> String {
-=======
 pub fn describe(status: &Status) -> String {
->>>>>>> w-perf
     let mut text = status.message().to_owned();
     let mut source = std::error::Error::source(status);
     while let Some(cause) = source {
