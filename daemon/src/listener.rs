@@ -34,7 +34,7 @@ use tower::Service;
 use crate::{config::Listen, failure::Failure, tls};
 
 /// Connections at one time; more are closed at once. Each costs a task and its buffers.
-const CONNECTIONS_MAX: usize = 16_384;
+pub const CONNECTIONS_MAX: usize = 16_384;
 
 /// A client has this long for a request's headers, so that silent connections do not pile up.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(60);

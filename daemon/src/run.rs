@@ -37,7 +37,7 @@ use crate::{
     keys,
     listener::{self, Front},
     members::{Links, Members, Peers},
-    notify::notify,
+    notify::{notify, watchdog_every},
     seams::{SystemClock, SystemRandom},
     startup::{LocalStartup, Member, Reports, fetch_layout, find_layout, my_index},
     tls::{self, TlsDialer},
@@ -49,7 +49,7 @@ const OPEN_PATIENCE: Duration = Duration::from_secs(8);
 
 /// Drives are given this long to close. With [`listener::DRAIN`] for busy connections, and none when
 /// they are idle.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+pub const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How often readiness is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -97,9 +97,13 @@ pub async fn run(
         running = process.start() => running?,
         () = &mut stop => return Ok(()),
     };
+    let serve = async {
+        process.become_ready(&running).await;
+        stop.await;
+    };
     tokio::select! {
-        () = process.become_ready(&running) => stop.await,
-        () = &mut stop => {}
+        () = serve => {}
+        () = process.feed_watchdog(env) => {}
     }
     process.end(running).await;
     Ok(())
@@ -336,6 +340,19 @@ impl Process {
         tracing::info!(endpoint, "ready");
         if let Some(file) = &self.generated {
             println!("{}", greeting(&endpoint, &self.root, file));
+        }
+    }
+
+    /// Tells systemd that the runtime is alive, for as long as it is. Never returns.
+    async fn feed_watchdog(&self, env: &HashMap<String, String>) {
+        let set = |name: &str| env.get(name).map(String::as_str);
+        let (usec, pid) = (set("WATCHDOG_USEC"), set("WATCHDOG_PID"));
+        let Some(every) = watchdog_every(usec, pid, std::process::id()) else {
+            return std::future::pending().await;
+        };
+        loop {
+            self.tell("WATCHDOG=1");
+            tokio::time::sleep(every).await;
         }
     }
 

@@ -9,7 +9,7 @@ use opentelemetry_sdk::{
     Resource,
     trace::{Sampler, SdkTracerProvider},
 };
-use tracing::Subscriber;
+use tracing::{Metadata, Subscriber, level_filters::LevelFilter, subscriber::Interest};
 use tracing_subscriber::{
     EnvFilter, Layer, filter::dynamic_filter_fn, layer::SubscriberExt, registry::LookupSpan,
     util::SubscriberInitExt,
@@ -24,7 +24,7 @@ const LOG_DEFAULT: &str = "info,s3s=off";
 const LOG_WITHOUT: [&str; 2] = ["holdfast_trace=off", "opentelemetry=warn"];
 
 /// The last spans have this long to leave when the process ends.
-const FLUSH_PATIENCE: Duration = Duration::from_secs(2);
+pub const FLUSH_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What exports spans; ends with the process.
 pub struct Telemetry(Option<SdkTracerProvider>);
@@ -61,9 +61,16 @@ fn traces<S>(provider: &SdkTracerProvider) -> impl Layer<S> + use<S>
 where
     S: Subscriber + for<'span> LookupSpan<'span>,
 {
+    // Everybody else's spans are none of ours, and are found out once, not each time: one of theirs in
+    // between would hide what it is within.
+    let ours = |metadata: &'static Metadata<'static>| match metadata.target() {
+        holdfast_trace::TARGET => Interest::sometimes(),
+        _ => Interest::never(),
+    };
     let wanted = dynamic_filter_fn(|metadata, context| {
         holdfast_trace::is_wanted(metadata, context.lookup_current().is_some())
     });
+    let wanted = wanted.with_max_level_hint(LevelFilter::INFO).with_callsite_filter(ours);
     tracing_opentelemetry::layer()
         .with_tracer(provider.tracer("holdfast"))
         // Where a span is in the source and on which thread it was made costs more than it tells.

@@ -8,3 +8,4 @@ mod refusals;
 mod single;
 mod tls;
 mod traces;
+mod unit;
