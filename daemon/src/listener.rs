@@ -188,7 +188,7 @@ pub async fn serve(
         });
     }
     drop(listener);
-    front.drain();
+    door.front.drain();
     let drained = tokio::time::timeout(DRAIN, graceful.shutdown()).await;
     if drained.is_err() {
         tracing::warn!("some connections did not end within {DRAIN:?}; they are cut");
