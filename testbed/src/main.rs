@@ -47,8 +47,8 @@ enum Command {
     Certs(certs::Args),
     /// Do something bad to a node, or undo it; returns when it is in effect.
     Fault(fault::Args),
-    /// Put load on a cluster and measure it.
-    Bench(bench::Args),
+    /// Put load on a cluster and measure it, or compare two measurements.
+    Bench(bench::Bench),
     /// Check the register protocol with the model checker.
     Model(model::Args),
 }
@@ -59,7 +59,7 @@ fn main() -> ExitCode {
         Command::Down(args) => down::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Certs(args) => certs::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Fault(args) => fault::run(&args).map(|()| ExitCode::SUCCESS),
-        Command::Bench(args) => bench::run(&args),
+        Command::Bench(args) => bench::command(&args),
         Command::Model(args) => model::command(&args).map(as_exit),
     };
     done.unwrap_or_else(|error| {
