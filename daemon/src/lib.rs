@@ -24,6 +24,7 @@
 //! | [`keys`] | secrets that a single node makes for itself |
 //! | [`listener`] | one listener for S3 and the fabric |
 //! | [`seams`] | the real clock and randomness |
+//! | [`telemetry`] | the log, and traces to a collector |
 //! | [`tls`] | TLS at the listener and towards peers, renewal of certificates |
 //! | [`notify`] | systemd is told |
 
@@ -42,5 +43,6 @@ pub mod notify;
 pub mod run;
 pub mod seams;
 pub mod startup;
+pub mod telemetry;
 pub mod tls;
 pub mod whoami;

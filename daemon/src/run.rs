@@ -15,6 +15,7 @@ use holdfast_drive::{
     fabric::{Dialer, FabricService, Here, Host, HostConfig, auth::Key},
     node::Node,
     supervisor::NodeHandle,
+    traced::{Side, Traced},
 };
 use holdfast_engine::{Engine, EngineConfig, Knobs};
 use holdfast_placement::{Layout, PoolSpec};
@@ -38,7 +39,7 @@ use crate::{
     keys,
     listener::{self, Front},
     members::{Links, Members, Peers},
-    notify::notify,
+    notify::{notify, watchdog_every},
     seams::{SystemClock, SystemRandom},
     startup::{LocalStartup, Member, Reports, fetch_layout, find_layout, my_index},
     tls::{self, TlsDialer},
@@ -50,7 +51,7 @@ const OPEN_PATIENCE: Duration = Duration::from_secs(8);
 
 /// Drives are given this long to close. With [`listener::DRAIN`] for busy connections, and none when
 /// they are idle.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+pub const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How often readiness is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -100,9 +101,13 @@ pub async fn run(
         running = process.start() => running?,
         () = &mut stop => return Ok(()),
     };
+    let serve = async {
+        process.become_ready(&running).await;
+        stop.await;
+    };
     tokio::select! {
-        () = process.become_ready(&running) => stop.await,
-        () = &mut stop => {}
+        () = serve => {}
+        () = process.feed_watchdog(env) => {}
     }
     process.end(running).await;
     Ok(())
@@ -191,7 +196,7 @@ impl Process {
         let my_index = my_index(&document.layout, &url)?;
         here.send_replace(here_in(&url, &document));
         let drives = self.open_drives(&startup, &document, my_index).await?;
-        let local: Arc<dyn Node> = drives.node();
+        let local: Arc<dyn Node> = Traced::new(drives.node(), Side::Local);
         host.serve(local.clone());
         let members = Members::new(document.layout.clone(), Some((my_index, local)), &mut peers);
         let members = Arc::new(members);
@@ -356,6 +361,19 @@ impl Process {
         tracing::info!(endpoint, "ready");
         if let Some(file) = &self.generated {
             println!("{}", greeting(&endpoint, &self.root, file));
+        }
+    }
+
+    /// Tells systemd that the runtime is alive, for as long as it is. Never returns.
+    async fn feed_watchdog(&self, env: &HashMap<String, String>) {
+        let set = |name: &str| env.get(name).map(String::as_str);
+        let (usec, pid) = (set("WATCHDOG_USEC"), set("WATCHDOG_PID"));
+        let Some(every) = watchdog_every(usec, pid, std::process::id()) else {
+            return std::future::pending().await;
+        };
+        loop {
+            self.tell("WATCHDOG=1");
+            tokio::time::sleep(every).await;
         }
     }
 

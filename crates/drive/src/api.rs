@@ -290,6 +290,27 @@ pub enum DriveRequest {
     Member(MemberRequest),
 }
 
+impl DriveRequest {
+    /// Its name, for traces.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Accept(_) => "accept",
+            Self::Install(_) => "install",
+            Self::Prepare(_) => "prepare",
+            Self::Read(_) => "read",
+            Self::Settle(_) => "settle",
+            Self::Purge(_) => "purge",
+            Self::Scan(_) => "scan",
+            Self::ListChores(_) => "list chores",
+            Self::InstallBucket(_) => "install bucket",
+            Self::Pin(_) => "pin",
+            Self::Facts => "facts",
+            Self::Member(_) => "member",
+        }
+    }
+}
+
 /// What an operator sees of a drive.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DriveFacts {

@@ -46,7 +46,6 @@ impl SetHandle {
     ///
     /// # Errors
     /// [`StoreError::BelowQuorum`] when too few drives answer.
-    #[tracing::instrument(level = "debug", skip_all, fields(set = %self.index(), ?key))]
     pub async fn read(
         &self,
         scope: BucketStamp,
@@ -70,6 +69,12 @@ enum Manner {
 
 impl SetShared {
     /// As [`SetHandle::read`], with the inline shards the drives sent.
+    #[tracing::instrument(
+        name = "set.read",
+        target = "holdfast_trace",
+        skip_all,
+        fields(set = %self.index, key = ?question.route.key)
+    )]
     pub(crate) async fn look(
         self: &Arc<Self>,
         question: &Question,

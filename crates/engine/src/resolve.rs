@@ -14,7 +14,7 @@ use crate::{
 
 impl SetShared {
     /// Brings an open register to a conclusion and answers its value.
-    #[tracing::instrument(level = "debug", skip_all, fields(set = %self.index, key = ?route.key))]
+    #[tracing::instrument(name = "set.resolve", target = "holdfast_trace", skip_all, fields(set = %self.index, key = ?route.key))]
     pub(crate) async fn resolve(
         self: &Arc<Self>,
         scope: BucketStamp,

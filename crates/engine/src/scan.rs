@@ -40,7 +40,7 @@ impl SetHandle {
     ///
     /// # Errors
     /// [`StoreError::BelowQuorum`] when fewer than R drives that count answer.
-    #[tracing::instrument(level = "debug", skip_all, fields(set = %self.index(), ?space))]
+    #[tracing::instrument(name = "set.scan", target = "holdfast_trace", skip_all, fields(set = %self.index(), ?space))]
     pub async fn scan(
         &self,
         scope: BucketStamp,

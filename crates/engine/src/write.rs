@@ -25,7 +25,7 @@ impl SetHandle {
     /// # Errors
     /// [`StoreError::BelowQuorum`] when too few drives are there and nothing was written,
     /// [`StoreError::Unknown`] when the outcome cannot be known.
-    #[tracing::instrument(level = "debug", skip_all, fields(set = %self.index(), ?key))]
+    #[tracing::instrument(name = "set.write", target = "holdfast_trace", skip_all, fields(set = %self.index(), ?key))]
     pub async fn write(
         &self,
         scope: BucketStamp,

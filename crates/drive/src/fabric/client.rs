@@ -160,7 +160,10 @@ impl RemoteNode {
         batch: &[(DriveId, DriveRequest)],
     ) -> Result<Vec<DriveResult>, CallFault> {
         let call = |session: Arc<Session>| async move {
-            let message = wire::call(deadline, batch);
+            let mut message = wire::call(deadline, batch);
+            if let Some(context) = holdfast_trace::outgoing() {
+                (message.traceparent, message.tracestate) = (context.parent, context.state);
+            }
             session.exchange(is_large(batch)).call(&message).await
         };
         read_reply(self.renewing(call).await?, batch.len())

@@ -79,7 +79,9 @@ async fn read_chunk(
     count: u64,
 ) -> Result<Bytes, DriveError> {
     let (done, chunk) = oneshot::channel();
+    let span = holdfast_trace::span!("shard.read", %drive, first, count);
     let job = move || {
+        let _within = span.entered();
         // The reader of the stream may have gone.
         let _ = done.send(reader.read(first, count));
     };

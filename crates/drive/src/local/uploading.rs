@@ -53,7 +53,7 @@ struct LaneState {
 }
 
 enum Step {
-    Write { blocks: Bytes, _permits: [OwnedSemaphorePermit; 2] },
+    Write { blocks: Bytes, _permits: [OwnedSemaphorePermit; 2], span: tracing::Span },
     Finish(oneshot::Sender<Ended>),
 }
 
@@ -113,7 +113,8 @@ impl Target {
         let permits = permits.map_err(|_| {
             DriveError::failed(self.drive, ErrorClass::Unavailable, "the node is shutting down")
         })?;
-        lane.push(Step::Write { blocks: chunk, _permits: permits })
+        let span = holdfast_trace::span!("shard.write", drive = %self.drive, bytes = count);
+        lane.push(Step::Write { blocks: chunk, _permits: permits, span })
     }
 
     fn stalled(&self) -> DriveError {
@@ -177,8 +178,8 @@ impl Lane {
                 continue;
             };
             match step {
-                Step::Write { blocks, _permits } => {
-                    let written = upload.write(&blocks);
+                Step::Write { blocks, _permits, span } => {
+                    let written = span.in_scope(|| upload.write(&blocks));
                     self.state.lock().upload = Some(upload);
                     if let Err(error) = written {
                         self.fail(&error);

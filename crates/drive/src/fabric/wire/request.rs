@@ -32,7 +32,7 @@ pub fn call(deadline: Duration, batch: &[(DriveId, DriveRequest)]) -> v1::CallRe
     let requests = requests.collect();
     let Tables { keys, entries, .. } = tables;
     let deadline_micros = u64::try_from(deadline.as_micros()).unwrap_or(u64::MAX);
-    v1::CallRequest { deadline_micros, entries, keys, requests }
+    v1::CallRequest { deadline_micros, entries, keys, requests, ..Default::default() }
 }
 
 /// The inverse of [`call`].
