@@ -20,9 +20,10 @@ const EDGES: &[(&str, &[&str])] = &[
     ("crates/placement", &["types"]),
     ("crates/register", &["types"]),
     ("crates/tls", &[]),
+    ("crates/md5", &[]),
     ("proto", &["types"]),
     ("crates/drive", &["types", "erasure", "placement", "register", "proto"]),
-    ("crates/engine", &["types", "erasure", "placement", "register", "proto", "drive"]),
+    ("crates/engine", &["types", "erasure", "placement", "register", "md5", "proto", "drive"]),
     ("s3-gateway", &["types", "engine"]),
     (
         "daemon",
