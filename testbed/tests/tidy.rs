@@ -20,10 +20,14 @@ const EDGES: &[(&str, &[&str])] = &[
     ("crates/placement", &["types"]),
     ("crates/register", &["types"]),
     ("crates/tls", &[]),
+    ("crates/md5", &[]),
     ("crates/trace", &[]),
     ("proto", &["types"]),
     ("crates/drive", &["types", "erasure", "placement", "register", "trace", "proto"]),
-    ("crates/engine", &["types", "erasure", "placement", "register", "trace", "proto", "drive"]),
+    (
+        "crates/engine",
+        &["types", "erasure", "placement", "register", "md5", "trace", "proto", "drive"],
+    ),
     ("s3-gateway", &["types", "trace", "engine"]),
     (
         "daemon",

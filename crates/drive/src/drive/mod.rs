@@ -65,7 +65,7 @@ use crate::{
         record::Record,
         writer::{Appended, BatchJob, BatchOutcome, LogWriter},
     },
-    meta_index::keeper::IndexBackend,
+    meta_index::keeper::{IndexBackend, IndexContent},
     overlay::BaseError,
     table::{Dropped, Table},
     value::Place,
@@ -111,6 +111,8 @@ pub struct DriveOptions {
     pub run_cache_bytes: usize,
     /// What the index is kept in; without one the runs alone answer.
     pub index: IndexBackend,
+    /// What the index holds.
+    pub index_content: IndexContent,
     /// Sizes of volumes, and the reserve.
     pub volumes: VolumeSizes,
 }
@@ -129,6 +131,7 @@ impl Default for DriveOptions {
             segments_soft_max: 12,
             run_cache_bytes: 16 << 20,
             index: IndexBackend::Off,
+            index_content: IndexContent::default(),
             volumes: VolumeSizes { first: 64 << 20, max: 1 << 30, reserve: 256 << 20 },
         }
     }
