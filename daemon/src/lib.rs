@@ -20,6 +20,7 @@
 //! | [`members`] | the other nodes, and whether enough of them are there |
 //! | [`drives`] | from a layout to open drives |
 //! | [`keeper`] | drives that come and go while the node runs |
+//! | [`operator`] | what operators see of this node and ask of it |
 //! | [`run`] | everything in order, to the end |
 //! | [`keys`] | secrets that a single node makes for itself |
 //! | [`listener`] | one listener for S3 and the fabric |
@@ -40,6 +41,7 @@ pub mod keys;
 pub mod listener;
 pub mod members;
 pub mod notify;
+pub mod operator;
 pub mod run;
 pub mod seams;
 pub mod startup;

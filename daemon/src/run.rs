@@ -19,7 +19,7 @@ use holdfast_drive::{
 };
 use holdfast_engine::{Engine, EngineConfig, Knobs};
 use holdfast_placement::{Layout, PoolSpec};
-use holdfast_s3_gateway::{GatewayConfig, RootCredentials, service};
+use holdfast_s3_gateway::{GatewayConfig, RootCredentials, admin::AdminView, service};
 use holdfast_tls::Certs;
 use holdfast_types::{
     ClusterId, NodeIndex,
@@ -35,11 +35,12 @@ use crate::{
     faults::Faults,
     folders::Folders,
     forming::Document,
-    keeper::Keeper,
+    keeper::{Keeper, Wishes},
     keys,
     listener::{self, Front},
     members::{Links, Members, Peers},
     notify::{notify, watchdog_every},
+    operator::Operator,
     seams::{SystemClock, SystemRandom},
     startup::{LocalStartup, Member, Reports, fetch_layout, find_layout, my_index},
     tls::{self, TlsDialer},
@@ -200,13 +201,18 @@ impl Process {
         host.serve(local.clone());
         let members = Members::new(document.layout.clone(), Some((my_index, local)), &mut peers);
         let members = Arc::new(members);
-        let engine = self.open_s3(&front, &document, &members, Some(my_index));
+        let engine = self.engine(&document, &members, Some(my_index));
+        let wishes = Arc::new(Wishes::default());
+        let operator =
+            Operator { engine: engine.clone(), drives: drives.clone(), wishes: wishes.clone() };
+        self.open_s3(&front, &engine, Arc::new(operator));
         let keeper = Keeper {
             folders: startup.folders.clone(),
             drives: drives.clone(),
             engine,
             me: my_index,
             random: self.random.clone(),
+            wishes,
             is_ready: Box::new({
                 let members = members.clone();
                 move || members.missing().is_none()
@@ -229,7 +235,8 @@ impl Process {
         let document = fetch_layout(&nodes, self.clock.as_ref()).await?;
         here.send_replace(here_in(&name, &document));
         let members = Arc::new(Members::new(document.layout.clone(), None, &mut peers));
-        self.open_s3(&front, &document, &members, None);
+        let engine = self.engine(&document, &members, None);
+        self.open_s3(&front, &engine, engine.clone());
         Ok(Running { front, listener, stop_listener, drives: None, members, keeper: None })
     }
 
@@ -320,27 +327,28 @@ impl Process {
         Ok(drives)
     }
 
-    fn open_s3(
+    fn engine(
         &self,
-        front: &Front,
         document: &Document,
         members: &Members,
         local: Option<NodeIndex>,
     ) -> Arc<Engine> {
-        let engine = Engine::new(EngineConfig {
+        Engine::new(EngineConfig {
             layout: document.layout.clone(),
             nodes: members.nodes(),
             local,
             clock: self.clock.clone(),
             random: self.random.clone(),
             knobs: Knobs::default(),
-        });
+        })
+    }
+
+    fn open_s3(&self, front: &Front, engine: &Arc<Engine>, admin: Arc<dyn AdminView>) {
         let root = RootCredentials::new(self.root.user.as_str(), self.root.password.as_str());
         let mut config = GatewayConfig::new(root, self.clock.clone(), self.random.clone());
         config.tls = self.certs.is_some();
-        config.admin = Some(engine.clone());
+        config.admin = Some(admin);
         front.install(service(engine.clone(), config));
-        engine
     }
 
     /// Waits until the cluster takes writes, then says so: to the log, to systemd, to health checks.
