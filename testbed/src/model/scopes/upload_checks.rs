@@ -12,7 +12,7 @@ use super::{
     coordinator::Coordinator,
     ops::is_put,
     sim::Sim,
-    uploads::{OBJECT, SETTLE_AFTER_MICROS, UPLOAD},
+    uploads::{OBJECT, SETTLE_AFTER_MICROS},
 };
 
 /// A write: when it began, and when it was acknowledged.
