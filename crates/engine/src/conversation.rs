@@ -209,10 +209,9 @@ impl<M: Machine> Conversation<M> {
         Some(match command {
             Command::Accept { version, entry, source } => {
                 let staged = self.staged.as_ref();
-                // Our own operation is guarded under every ballot: finishing a part that its drives
-                // have refused since the freeze must not bring it in (INV-UPLOAD-1, ADR 0005).
                 let own = staged.filter(|s| s.draft.operation == entry.operation);
                 let guard = own.and_then(|s| s.draft.guard.clone());
+                let guard = guard.or_else(|| self.route.guard_of(entry.operation));
                 let source = match source {
                     Source::NoData => ShardSource::NoData,
                     Source::Own => staged.map(|staged| staged.source(shard))?,

@@ -39,8 +39,11 @@ impl Engine {
         let route = set.shared.route(&chore.key)?;
         let seal = OperationId::draw(self.random.as_ref());
         let target = Target::Version(chore.version);
-        set.shared.resolve(scope, &route, target, Reach::Sweep(seal)).await?;
-        Ok(Worked::Done)
+        match set.shared.resolve(scope, &route, target, Reach::Sweep(seal)).await {
+            // A part that is frozen: the completion, or the sweep after it, does what is to be done.
+            Err(StoreError::NoSuchUpload) => Ok(Worked::Later),
+            outcome => outcome.map(|_| Worked::Done),
+        }
     }
 
     /// Brings a settled entry, with its shard, to the drives that miss it and are up.
