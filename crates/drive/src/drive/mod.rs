@@ -63,6 +63,7 @@ use crate::{
     },
     meta_index::keeper::IndexBackend,
     overlay::BaseError,
+    suspect::Meter,
     table::{Dropped, Table},
     value::Place,
     volume::{
@@ -158,6 +159,8 @@ pub struct Drive {
     space: Space,
     jobs: jobs::Jobs,
     background: checkpoint::Background,
+    /// Tells whether it is slow against its siblings; set by who judges them all.
+    meter: Option<Arc<Meter>>,
 }
 
 /// Why a request is not carried out, before it becomes an error with the drive's name.
@@ -305,12 +308,19 @@ impl Drive {
         self.uploads.clone()
     }
 
+    /// Whose verdict the drive tells when it is asked for its facts.
+    pub fn judged_by(&mut self, meter: Arc<Meter>) {
+        self.meter = Some(meter);
+    }
+
     /// What an operator sees.
     #[must_use]
     pub fn facts(&self) -> DriveFacts {
         let fenced = self.gate.fenced();
+        let suspicion = self.meter.as_ref().and_then(|meter| meter.verdict());
         let state = match &fenced {
             Some(_) => DriveState::Faulty,
+            None if suspicion.is_some() => DriveState::Suspect,
             None if self.background.is_reindexing() => DriveState::Reindexing,
             None => DriveState::Healthy,
         };
@@ -320,9 +330,14 @@ impl Drive {
             drive: self.identity.drive,
             path: self.disk.name().to_owned(),
             state,
-            reason: fenced.map_or_else(String::new, |cause| {
-                format!("a sync failed ({cause}); restart its node after a check, or replace it")
-            }),
+            reason: fenced.map_or_else(
+                || suspicion.unwrap_or_default(),
+                |cause| {
+                    format!(
+                        "a sync failed ({cause}); restart its node after a check, or replace it"
+                    )
+                },
+            ),
             capacity_bytes: self.space.capacity_bytes,
             free_bytes: spare + self.volumes.free_blocks() * BLOCK_U64,
             used_bytes: facts.used_bytes,

@@ -132,6 +132,7 @@ impl Drive {
             space,
             jobs: Jobs::default(),
             background,
+            meter: None,
         };
         drive.raise_open_count(open_count)?;
         Ok(drive)
