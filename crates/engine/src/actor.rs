@@ -150,13 +150,13 @@ impl SetActor {
     fn survey(&self) {
         let Some(set) = self.set.upgrade() else { return };
         let mut nodes: BTreeMap<_, Vec<usize>> = BTreeMap::new();
-        for slot in (0..set.slots.len()).filter(|slot| !set.health.is_down(*slot)) {
-            nodes.entry(set.slots[slot].node).or_default().push(slot);
+        for slot in (0..usize::from(set.n())).filter(|slot| !set.health.is_down(*slot)) {
+            nodes.entry(set.slot(slot).node).or_default().push(slot);
         }
         for slots in nodes.into_values() {
             let set = Arc::clone(&set);
             task::detach(async move {
-                let batch = slots.iter().map(|s| (set.slots[*s].drive, DriveRequest::Facts));
+                let batch = slots.iter().map(|s| (set.slot(*s).drive, DriveRequest::Facts));
                 // Not counted as an answer: facts are told at once, however slow the device is.
                 let call = set.node_of(slots[0]).call(set.knobs.call, batch.collect());
                 let answers = tokio::time::timeout(set.knobs.call * 2, call).await;
@@ -172,9 +172,10 @@ impl SetActor {
     /// Asks the drives that are down for their facts. True while some are still down.
     async fn probe(&self) -> bool {
         let Some(set) = self.set.upgrade() else { return false };
-        let down: Vec<usize> = (0..set.slots.len()).filter(|s| set.health.is_down(*s)).collect();
+        let down: Vec<usize> =
+            (0..usize::from(set.n())).filter(|s| set.health.is_down(*s)).collect();
         for slot in down {
-            let request = vec![(set.slots[slot].drive, DriveRequest::Facts)];
+            let request = vec![(set.slot(slot).drive, DriveRequest::Facts)];
             let call = set.node_of(slot).call(self.probe_every, request);
             let answer = tokio::time::timeout(self.probe_every * 2, call).await;
             let facts = answer.ok().and_then(|mut results| results.pop());
@@ -201,7 +202,7 @@ async fn sleep_until(at: Option<Instant>) {
 impl SetShared {
     /// Tells all drives that are up what was chosen, one message a node.
     pub(crate) async fn settle_now(self: &Arc<Self>, notes: Vec<Note>) {
-        let mut requests = Vec::with_capacity(notes.len() * self.slots.len());
+        let mut requests = Vec::with_capacity(notes.len() * usize::from(self.n()));
         for note in notes {
             for shard in self.up(&note.route) {
                 let settle = Settle {
