@@ -233,7 +233,7 @@ async fn a_duration_is_kept() {
 #[tokio::test]
 async fn a_stall_counts_for_all_that_were_due() {
     let (store, endpoint) = store().await;
-    let rest = "stat --objects 5 --size 10 --rate 100 --duration 2s --concurrency 1";
+    let rest = "stat --objects 5 --size 10 --rate 100 --duration 2s";
     let stalled = tokio::spawn({
         let store = Arc::clone(&store);
         async move {
