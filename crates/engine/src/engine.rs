@@ -8,6 +8,7 @@ use holdfast_types::{
     BallotClock, BucketStamp, NodeIndex, OperationId, Quorum, RegisterKey, WriterId,
     seam::{Clock, Random},
 };
+use tokio::sync::Semaphore;
 
 use crate::{
     actor,
@@ -16,6 +17,7 @@ use crate::{
     health::Health,
     knobs::Knobs,
     registry::Registry,
+    report::REPORTS_MAX,
     set::{SetHandle, SetShared, Slot},
     workers::Workers,
 };
@@ -82,6 +84,7 @@ impl Engine {
                 health: Health::new(set.drives.len()),
                 admission: admission.clone(),
                 mail,
+                reports: Arc::new(Semaphore::new(REPORTS_MAX)),
             });
             actor::start(&shared, mailbox);
             SetHandle { shared }

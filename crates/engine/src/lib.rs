@@ -24,6 +24,7 @@
 //! | `admission` | bounds on what goes on at once |
 //! | `actor`, `health` | what a set owns: settle batches, the view of its drives |
 //! | [`admin`] | what operators see |
+//! | `report` | drives are told of shards that could not be read |
 //! | [`workers`], `heal` | the background: rolling forward, healing, purging |
 //! | `round`, `task` | one message a node; where tasks are started |
 //! | `registry`, `buckets`, [`bucket_record`] | stamps of buckets; their life; what the registry holds |
@@ -58,6 +59,7 @@ mod range;
 mod read;
 mod receive;
 mod registry;
+mod report;
 mod resolve;
 mod restore;
 mod round;

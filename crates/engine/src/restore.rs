@@ -9,7 +9,7 @@ use holdfast_drive::{
     node::{BlockStream, ShardUpload},
 };
 use holdfast_erasure::{restore_payload, seal_owned};
-use holdfast_types::{BucketStamp, Entry, Geometry, OperationId, ShardIndex};
+use holdfast_types::{BucketStamp, Entry, Geometry, OperationId, ShardIndex, VersionId};
 
 use crate::{
     error::StoreError,
@@ -45,6 +45,7 @@ impl SetShared {
         self: &Arc<Self>,
         scope: BucketStamp,
         route: &Route,
+        version: VersionId,
         entry: &Entry,
         shards: &[u8],
     ) -> Result<Restored, StoreError> {
@@ -53,6 +54,7 @@ impl SetShared {
             set: self.clone(),
             route: route.clone(),
             scope,
+            version,
             operation: body.operation,
             geometry: body.geometry,
             last: body.geometry.stripe_count() - 1,
@@ -105,6 +107,7 @@ impl Sources {
             match open_blocks(target, shard, stripe, target.last - stripe + 1).await {
                 Ok(blocks) => self.open.push((shard, blocks)),
                 Err(error) => {
+                    target.unreadable(shard, &error);
                     failures.push((target.route.slots[usize::from(shard)], describe(&error)));
                 }
             }
@@ -129,7 +132,11 @@ impl Sources {
                         Some(payload) => Some(payload),
                         None => {
                             let next = next_block(target, shard, stripe, &mut blocks);
-                            tokio::time::timeout(idle, next).await.ok().and_then(Result::ok)
+                            let next = tokio::time::timeout(idle, next).await.ok();
+                            if let Some(Err(error)) = &next {
+                                target.unreadable(shard, error);
+                            }
+                            next.and_then(Result::ok)
                         }
                     };
                     payload.map(|payload| (shard, blocks, payload))

@@ -14,6 +14,7 @@ use holdfast_types::{
     RegisterKey, SetEpoch, SetIndex, limits,
     seam::{Clock, Random},
 };
+use tokio::sync::Semaphore;
 
 use crate::{actor::Mail, admission::Admission, error::StoreError, health::Health, knobs::Knobs};
 
@@ -42,6 +43,8 @@ pub(crate) struct SetShared {
     pub(crate) health: Health,
     pub(crate) admission: Arc<Admission>,
     pub(crate) mail: Mail,
+    /// One for each report of a shard that could not be read.
+    pub(crate) reports: Arc<Semaphore>,
 }
 
 /// The way to one set.

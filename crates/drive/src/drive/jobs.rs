@@ -9,7 +9,7 @@ use crate::{
     log::segment::create_segment,
 };
 
-use super::{Drive, Stop, checkpoint::Stored, recycle::Found};
+use super::{Drive, Stop, checkpoint::Stored, recycle::Found, verify::Verified};
 
 /// Segments kept ready, so that the log moves on without waiting for zeros to be written.
 const SPARE_SEGMENTS: usize = 1;
@@ -52,6 +52,7 @@ pub(super) enum Done {
     IndexOpened,
     Rebuilt,
     Sparse(Result<Vec<Found>, DiskError>),
+    Verified(Verified),
 }
 
 /// A job that does `work`.
@@ -79,6 +80,7 @@ impl Drive {
             jobs.extend(self.segment_job());
             jobs.extend(self.volume_job());
             jobs.extend(self.compaction_job());
+            jobs.extend(self.verify_jobs());
         }
         jobs
     }
@@ -105,6 +107,7 @@ impl Drive {
             Done::IndexOpened => self.index_opened(),
             Done::Rebuilt => self.index_rebuilt(),
             Done::Sparse(found) => self.compact(found),
+            Done::Verified(verified) => self.verified(verified),
         }
     }
 

@@ -23,6 +23,7 @@
 //! | `jobs` | what happens in the background: spare segments and volumes |
 //! | `checkpoint` | overlay to run, manifest, merges, the index |
 //! | `recycle` | segments used again, live shards moved out of them |
+//! | `verify` | shards that are suspected of rot, read again and recorded as missing |
 
 mod audit;
 mod checkpoint;
@@ -31,6 +32,7 @@ mod jobs;
 mod open;
 mod read;
 mod recycle;
+mod verify;
 mod volatile;
 mod write;
 
@@ -142,6 +144,7 @@ pub struct Drive {
     read_jobs: Vec<ReadJob>,
     space: Space,
     jobs: jobs::Jobs,
+    suspects: verify::Suspects,
     background: checkpoint::Background,
 }
 
@@ -198,6 +201,7 @@ impl Drive {
             DriveRequest::ListChores(list) => self.list_chores(list),
             DriveRequest::InstallBucket(scope) => self.install_bucket(scope, &mut gate),
             DriveRequest::Pin(pin) => self.pin(pin),
+            DriveRequest::Verify(verify) => return self.verify(verify, done),
             DriveRequest::Facts => return done(Ok(DriveReply::Facts(self.facts()))),
         };
         self.answer(gate, decision, done);

@@ -128,6 +128,7 @@ impl Drive {
             read_jobs: Vec::new(),
             space,
             jobs: Jobs::default(),
+            suspects: super::verify::Suspects::default(),
             background,
         };
         drive.raise_open_count(open_count)?;

@@ -176,7 +176,8 @@ impl Drive {
         let mut wanted = Vec::new();
         for (operation, geometry) in shapes {
             let Ok((record, place_gate)) = self.table.place(operation) else { continue };
-            if !matches!(record.place, Place::Inline { .. }) {
+            // A rotten inline shard is one rotten block: there is nothing to send.
+            if record.rotten || !matches!(record.place, Place::Inline { .. }) {
                 continue;
             }
             *gate = (*gate).max(place_gate);
@@ -218,7 +219,7 @@ impl Drive {
     }
 
     /// A reader of a place; `None` when there is nothing or the shape has no blocks.
-    fn reader(
+    pub(super) fn reader(
         &mut self,
         operation: OperationId,
         record: &PlaceRecord,
