@@ -74,8 +74,6 @@ pub struct Accept {
     pub shard: ShardIndex,
     /// Where its bytes are.
     pub source: ShardSource,
-    /// An open operation this entry builds on: remembered at this ballot, too.
-    pub absorbed: Option<OperationId>,
     /// A condition on another register; refused as [`Refusal::UploadNotOpen`] when it fails.
     pub guard: Option<Guard>,
 }

@@ -106,7 +106,6 @@ impl Rig {
             entry: sample.entry.clone(),
             shard: ShardIndex(shard as u8),
             source,
-            absorbed: None,
             guard: None,
         })
     }

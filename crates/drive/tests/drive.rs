@@ -189,7 +189,6 @@ fn accept(name: &str, entry: Entry, source: ShardSource) -> Accept {
         entry,
         shard: ShardIndex(0),
         source,
-        absorbed: None,
         guard: None,
     }
 }

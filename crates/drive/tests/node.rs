@@ -156,7 +156,6 @@ async fn put(node: &dyn Node, write: &Write) {
             entry: write.entry.clone(),
             shard: ShardIndex(shard as u8),
             source: ShardSource::Inline(write.shards[shard].clone()),
-            absorbed: None,
             guard: None,
         })
     };

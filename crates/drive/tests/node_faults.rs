@@ -154,7 +154,6 @@ fn accept(n: u64) -> DriveRequest {
         entry,
         shard: ShardIndex(0),
         source: ShardSource::NoData,
-        absorbed: None,
         guard: None,
     })
 }

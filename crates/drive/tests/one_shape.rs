@@ -63,7 +63,6 @@ fn accept(n: u64, data_shards: u8, held: bool) -> DriveRequest {
         },
         shard: ShardIndex(0),
         source: if held { ShardSource::Held } else { ShardSource::Inline(shard) },
-        absorbed: None,
         guard: None,
     })
 }

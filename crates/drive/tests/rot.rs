@@ -150,7 +150,6 @@ impl Rig {
             entry: object.entry.clone(),
             shard: SHARD,
             source,
-            absorbed: None,
             guard: None,
         };
         let accepted = self.call(DriveRequest::Accept(accept));

@@ -202,7 +202,7 @@ impl<M: Machine> Conversation<M> {
         let scope = self.set.scope(self.scope);
         let key = self.route.key.clone();
         Some(match command {
-            Command::Accept { version, entry, source, adoption: _ } => {
+            Command::Accept { version, entry, source } => {
                 let staged = self.staged.as_ref();
                 // Our own operation is guarded under every ballot: finishing a part that its drives
                 // have refused since the freeze must not bring it in (INV-UPLOAD-1, ADR 0005).
@@ -215,16 +215,7 @@ impl<M: Machine> Conversation<M> {
                     Source::Restore => restored.source(shard)?,
                 };
                 let shard = ShardIndex(shard);
-                DriveRequest::Accept(Accept {
-                    scope,
-                    key,
-                    version,
-                    entry,
-                    shard,
-                    source,
-                    absorbed: None,
-                    guard,
-                })
+                DriveRequest::Accept(Accept { scope, key, version, entry, shard, source, guard })
             }
             Command::Prepare { ballot, since } => {
                 let inline = self.wants_inline;

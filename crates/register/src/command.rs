@@ -61,9 +61,6 @@ pub enum Command {
         entry: Entry,
         /// Where the drive's shard comes from.
         source: Source,
-        /// Whether this is an adoption: the phase of an upload does not bind it (PROTOCOL.md
-        /// section 7), so the caller attaches no guard.
-        adoption: bool,
     },
     /// Promise a ballot; the answer names all registers, and what is remembered since then.
     Prepare {

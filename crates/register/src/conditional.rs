@@ -22,15 +22,16 @@
 mod accepting;
 mod driving;
 
-use holdfast_types::{Ballot, Entry, EntryKind, Geometry, OperationId, VersionId};
+use holdfast_types::{Ballot, Entry, OperationId, VersionId};
 
 use crate::{
-    command::{ATTEMPTS_MAX, Drives, Failure, Round, Settlement, Step},
+    adopting::{Adopting, TooFew, seal, shortage},
+    command::{ATTEMPTS_MAX, Drives, Failure, Round, Step},
     finish::{Effect, effect},
     judge::{
         Candidate, Judgement, Verdict, judge, judge_latest_without, judge_without, newest_elsewhere,
     },
-    round::{AcceptRound, ViewRound, adopt, write},
+    round::{AcceptRound, Tail, ViewRound, write},
     state::HolderMask,
 };
 
@@ -96,7 +97,6 @@ pub struct Conditional {
     attempt: u32,
     round: Round,
     phase: Phase,
-    settlement: Option<Settlement>,
 }
 
 #[derive(Clone, Debug)]
@@ -114,13 +114,12 @@ enum Phase {
     },
     /// Accept of the own entry.
     Writing(AcceptRound),
-    /// Accept of `candidate` under the promise.
+    /// Accept of what is held, or of a seal, under the promise.
     Adopting {
-        round: AcceptRound,
-        candidate: Candidate,
+        adopting: Adopting,
         then: Then,
     },
-    Over(AcceptRound),
+    Over(Tail),
 }
 
 /// What an adoption is for.
@@ -152,7 +151,6 @@ impl Conditional {
             attempt: 0,
             round: Round(0),
             phase: Phase::Ballot,
-            settlement: None,
         }
     }
 
@@ -166,7 +164,7 @@ impl Conditional {
 
     /// The caller's decision on the candidate of [`Step::Evaluate`].
     pub fn on_decision(&mut self, decision: Decision) -> Step<DecideOutcome> {
-        let parked = Phase::Over(AcceptRound::default());
+        let parked = Phase::Over(Tail::default());
         match std::mem::replace(&mut self.phase, parked) {
             Phase::Deciding { round, ballot, current } => match decision {
                 Decision::Write { entry, own, keeps_order } => {
@@ -190,8 +188,8 @@ impl Conditional {
         }
     }
 
-    fn end(&mut self, round: AcceptRound, outcome: DecideOutcome) -> Step<DecideOutcome> {
-        self.phase = Phase::Over(round);
+    fn end(&mut self, tail: Tail, outcome: DecideOutcome) -> Step<DecideOutcome> {
+        self.phase = Phase::Over(tail);
         Step::Done(outcome)
     }
 
@@ -201,7 +199,7 @@ impl Conditional {
         } else {
             Failure::Unavailable { need, have }
         };
-        self.end(AcceptRound::default(), Err(failure))
+        self.end(Tail::default(), Err(failure))
     }
 
     fn ask_ballot(&mut self, above: Ballot) -> Step<DecideOutcome> {
@@ -210,7 +208,7 @@ impl Conditional {
                 return self.fail(self.drives.quorum.write(), 0);
             }
             let attempts = self.attempt;
-            return self.end(AcceptRound::default(), Err(Failure::Contended { attempts }));
+            return self.end(Tail::default(), Err(Failure::Contended { attempts }));
         }
         self.attempt += 1;
         self.phase = Phase::Ballot;
@@ -234,17 +232,31 @@ impl Conditional {
             return match round.refusal {
                 _ if !idle => self.wait(round, ballot, Step::Wait),
                 Some(refusal) if !self.dirty && round.answered().is_empty() => {
-                    self.end(AcceptRound::default(), Err(Failure::Refused(refusal)))
+                    self.end(Tail::default(), Err(Failure::Refused(refusal)))
                 }
                 _ => self.fail(need, have),
             };
         }
         if self.dirty {
-            return self.after_ask_dirty(round, ballot);
+            return self.after_ask_dirty(round, ballot, grace_over);
         }
         let ignored = self.operations();
-        match self.judge(&round, &ignored) {
-            // More answers may settle it without an adoption.
+        self.after_judging(round, ballot, &ignored, grace_over)
+    }
+
+    /// None of the operations of `ignored` took effect: what else the key holds is decided on.
+    fn after_judging(
+        &mut self,
+        round: ViewRound,
+        ballot: Ballot,
+        ignored: &[OperationId],
+        grace_over: bool,
+    ) -> Step<DecideOutcome> {
+        let idle = round.waiting.is_empty();
+        match self.judge(&round, ignored) {
+            // More answers may settle it without an adoption. A read quorum alone never does when it is
+            // smaller than the write quorum: who adopted at once would adopt, ask again and adopt
+            // again, until it gave up (ADR 0005).
             Judgement::Found(head) if head.verdict == Verdict::Open && !idle && !grace_over => {
                 self.wait(round, ballot, Step::Grace)
             }
@@ -255,7 +267,12 @@ impl Conditional {
     }
 
     /// An earlier Accept may have left traces: whether one of ours took effect comes first.
-    fn after_ask_dirty(&mut self, round: ViewRound, ballot: Ballot) -> Step<DecideOutcome> {
+    fn after_ask_dirty(
+        &mut self,
+        round: ViewRound,
+        ballot: Ballot,
+        grace_over: bool,
+    ) -> Step<DecideOutcome> {
         let idle = round.waiting.is_empty();
         let mine = self.operations();
         let head = self.judge(&round, &[]);
@@ -277,11 +294,7 @@ impl Conditional {
         match (unknown, idle) {
             (true, true) => self.fail(self.drives.quorum.read(), round.counting()),
             (true, false) => self.wait(round, ballot, Step::Wait),
-            (false, _) => match self.judge(&round, &mine) {
-                Judgement::Found(head) => self.evaluate(round, ballot, Some(head)),
-                Judgement::Absent => self.evaluate(round, ballot, None),
-                Judgement::Unknown { have, need } => self.fail(need, have),
-            },
+            (false, _) => self.after_judging(round, ballot, &mine, grace_over),
         }
     }
 
@@ -315,7 +328,7 @@ impl Conditional {
                 self.attempts[index..].rotate_left(1);
                 self.adopt(round, ballot, head, Then::Written)
             }
-            _ => self.end(AcceptRound::default(), Ok(Decided::Written(attempt.entry))),
+            _ => self.end(Tail::default(), Ok(Decided::Written(attempt.entry))),
         }
     }
 
@@ -331,12 +344,7 @@ impl Conditional {
     ) -> Step<DecideOutcome> {
         let need = self.drives.quorum.acknowledged(head.entry.data_shards());
         if by_us && head.verdict == Verdict::Settled && head.shards.count() >= need {
-            self.settlement = Some(Settlement {
-                version: head.version,
-                operation: head.entry.operation,
-                holders: head.shards,
-            });
-            return self.end(AcceptRound::default(), Ok(Decided::Written(head.entry)));
+            return self.end(Tail::known(&head), Ok(Decided::Written(head.entry)));
         }
         let attempt = &mut self.attempts[index];
         if !by_us {
@@ -407,7 +415,7 @@ impl Conditional {
         if self.dirty {
             return self.send_seal(round, ballot, current);
         }
-        self.end(AcceptRound::default(), Ok(Decided::Kept))
+        self.end(Tail::default(), Ok(Decided::Kept))
     }
 
     /// Brings what the written register holds besides ours under the new ballot, a tombstone when it
@@ -421,25 +429,12 @@ impl Conditional {
         let mine = self.operations();
         let below = judge_without(self.drives.quorum, &round.answers, self.version, &mine);
         let Judgement::Found(below) = below else {
-            let candidate = self.tombstone(ballot);
-            return self.adopt(round, ballot, candidate, Then::Sealed);
+            let tombstone = seal(self.version, self.seal, ballot);
+            return self.adopt(round, ballot, tombstone, Then::Sealed);
         };
         let is_current = current.is_some_and(|c| c.entry.operation == below.entry.operation);
         let then = if is_current { Then::Kept } else { Then::Sealed };
         self.adopt(round, ballot, below, then)
-    }
-
-    fn tombstone(&self, ballot: Ballot) -> Candidate {
-        let entry = Entry {
-            ballot,
-            order: ballot,
-            operation: self.seal,
-            kind: EntryKind::Tombstone,
-            geometry: Geometry::EMPTY,
-            metadata: bytes::Bytes::new(),
-            parts: Vec::new(),
-        };
-        Candidate::new(self.version, entry)
     }
 
     fn adopt(
@@ -451,22 +446,18 @@ impl Conditional {
     ) -> Step<DecideOutcome> {
         let operation = candidate.entry.operation;
         let attempt = self.attempts.iter().find(|a| a.entry.operation == operation);
-        let own = attempt.map_or(HolderMask::default(), |a| a.own);
-        let need = candidate.entry.data_shards();
-        let have = candidate.shards.count();
-        if attempt.is_none() && have < need {
+        let own = attempt.map(|a| a.own);
+        if let (None, Some(TooFew { need, have })) = (own, shortage(&candidate)) {
             if !round.waiting.is_empty() {
                 return self.wait(round, ballot, Step::Wait);
             }
             let failure = Failure::Short { operation, need, have };
             let failure = if self.dirty { Failure::Unknown { need, have } } else { failure };
-            return self.end(AcceptRound::default(), Err(failure));
+            return self.end(Tail::default(), Err(failure));
         }
-        let targets = self.drives.up;
-        let commands = adopt(&candidate, ballot, targets, own);
-        let candidate = Candidate { entry: candidate.entry.adopted_under(ballot), ..candidate };
+        let (adopting, commands) = Adopting::begin(self.drives, candidate, ballot, own);
         self.round.0 += 1;
-        self.phase = Phase::Adopting { round: AcceptRound::new(targets), candidate, then };
+        self.phase = Phase::Adopting { adopting, then };
         Step::Send { round: self.round, commands }
     }
 
@@ -475,13 +466,11 @@ impl Conditional {
     }
 
     fn advance(&mut self, grace_over: bool) -> Step<DecideOutcome> {
-        let parked = Phase::Over(AcceptRound::default());
+        let parked = Phase::Over(Tail::default());
         match std::mem::replace(&mut self.phase, parked) {
             Phase::Asking { round, ballot } => self.after_ask(round, ballot, grace_over),
             Phase::Writing(round) => self.after_write(round, grace_over),
-            Phase::Adopting { round, candidate, then } => {
-                self.after_adopt(round, candidate, then, grace_over)
-            }
+            Phase::Adopting { adopting, then } => self.after_adopt(adopting, then, grace_over),
             phase @ (Phase::Ballot | Phase::Deciding { .. } | Phase::Over(_)) => {
                 self.phase = phase;
                 Step::Wait

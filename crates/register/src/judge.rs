@@ -245,17 +245,14 @@ fn is_lost(quorum: Quorum, answers: &[Answer], candidate: &Candidate, unknown: u
         && candidate.holders.count() + unknown < quorum.acknowledged(data)
 }
 
-/// Whether another register of the key has a version, live or open, of higher order than `order`.
+/// Whether another register of the key has a version of higher order than `order`, or a tombstone:
+/// what it removed may have been the latest above that order, and read as such (ADR 0006).
 #[must_use]
 pub fn outranked(quorum: Quorum, answers: &[Answer], version: VersionId, order: Ballot) -> bool {
     let mut others = versions_held(answers);
     others.retain(|other| *other != version);
     others.into_iter().any(|other| match judge(quorum, answers, other) {
-        Judgement::Found(candidate) => {
-            let gone = candidate.verdict == Verdict::Settled
-                && candidate.entry.kind == EntryKind::Tombstone;
-            !gone && candidate.entry.order > order
-        }
+        Judgement::Found(candidate) => candidate.entry.order > order,
         Judgement::Absent | Judgement::Unknown { .. } => false,
     })
 }

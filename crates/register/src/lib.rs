@@ -67,6 +67,7 @@
 //! assert_eq!(machine.settlement().map(|s| s.holders), Some(HolderMask::full(4)));
 //! ```
 
+mod adopting;
 pub mod command;
 pub mod conditional;
 pub mod decide;

@@ -11,14 +11,14 @@
 //!                               `- refused: higher ballot
 //! ```
 
-use holdfast_types::{Ballot, Entry, EntryKind, Geometry, OperationId, VersionId};
+use holdfast_types::{Ballot, OperationId, VersionId};
 
 use crate::{
+    adopting::{Adopting, Progress, TooFew, seal, shortage},
     command::{ATTEMPTS_MAX, Drives, Failure, Machine, Reply, Round, Settlement, Step},
     judge::{Answer, Candidate, Judgement, Verdict, judge, judge_latest},
     read::Target,
-    round::{AcceptRound, ViewRound, adopt, prepare},
-    state::HolderMask,
+    round::{Tail, ViewRound, prepare},
 };
 
 /// How far a resolution goes.
@@ -47,15 +47,14 @@ pub struct Resolve {
     attempt: u32,
     round: Round,
     phase: Phase,
-    settlement: Option<Settlement>,
 }
 
 #[derive(Clone, Debug)]
 enum Phase {
     Ballot,
     Asking { round: ViewRound, ballot: Ballot },
-    Adopting { round: AcceptRound, candidate: Candidate },
-    Over(AcceptRound),
+    Adopting(Adopting),
+    Over(Tail),
 }
 
 impl Resolve {
@@ -63,26 +62,23 @@ impl Resolve {
     #[must_use]
     pub fn new(drives: Drives, target: Target, reach: Reach) -> Self {
         debug_assert!(matches!((target, reach), (Target::Version(_), _) | (_, Reach::Open)));
-        Self {
-            drives,
-            target,
-            reach,
-            attempt: 0,
-            round: Round(0),
-            phase: Phase::Ballot,
-            settlement: None,
-        }
+        Self { drives, target, reach, attempt: 0, round: Round(0), phase: Phase::Ballot }
     }
 
-    fn end(&mut self, round: AcceptRound, outcome: ResolveOutcome) -> Step<ResolveOutcome> {
-        self.phase = Phase::Over(round);
+    fn end(&mut self, tail: Tail, outcome: ResolveOutcome) -> Step<ResolveOutcome> {
+        self.phase = Phase::Over(tail);
         Step::Done(outcome)
+    }
+
+    /// Ends without anything to settle or to hear.
+    fn fail(&mut self, failure: Failure) -> Step<ResolveOutcome> {
+        self.end(Tail::default(), Err(failure))
     }
 
     fn ask_ballot(&mut self, above: Ballot) -> Step<ResolveOutcome> {
         if self.attempt >= ATTEMPTS_MAX {
             let attempts = self.attempt;
-            return self.end(AcceptRound::default(), Err(Failure::Contended { attempts }));
+            return self.fail(Failure::Contended { attempts });
         }
         self.attempt += 1;
         self.phase = Phase::Ballot;
@@ -104,10 +100,8 @@ impl Resolve {
         if have < need {
             return match round.refusal {
                 _ if !idle => self.wait(round, ballot, Step::Wait),
-                Some(refusal) if have == 0 => {
-                    self.end(AcceptRound::default(), Err(Failure::Refused(refusal)))
-                }
-                _ => self.end(AcceptRound::default(), Err(Failure::Unavailable { need, have })),
+                Some(refusal) if have == 0 => self.fail(Failure::Refused(refusal)),
+                _ => self.fail(Failure::Unavailable { need, have }),
             };
         }
         let judgement = match self.target {
@@ -126,9 +120,7 @@ impl Resolve {
             }
             Judgement::Found(head) => self.settled(head),
             Judgement::Absent => self.absent(round, ballot, patient),
-            Judgement::Unknown { have, need } => {
-                self.end(AcceptRound::default(), Err(Failure::Unavailable { need, have }))
-            }
+            Judgement::Unknown { have, need } => self.fail(Failure::Unavailable { need, have }),
         }
     }
 
@@ -148,38 +140,24 @@ impl Resolve {
 
     fn settled(&mut self, head: Candidate) -> Step<ResolveOutcome> {
         let need = self.drives.quorum.acknowledged(head.entry.data_shards());
-        if head.shards.count() >= need {
-            self.settlement = Some(Settlement {
-                version: head.version,
-                operation: head.entry.operation,
-                holders: head.shards,
-            });
-        }
-        self.end(AcceptRound::default(), Ok(Some(head)))
+        let is_firm = head.shards.count() >= need;
+        let tail = if is_firm { Tail::known(&head) } else { Tail::default() };
+        self.end(tail, Ok(Some(head)))
     }
 
     fn absent(&mut self, round: ViewRound, ballot: Ballot, patient: bool) -> Step<ResolveOutcome> {
-        let (Target::Version(version), Reach::Sweep(seal) | Reach::Rewrite(seal)) =
+        let (Target::Version(version), Reach::Sweep(fresh) | Reach::Rewrite(fresh)) =
             (self.target, self.reach)
         else {
-            return self.end(AcceptRound::default(), Ok(None));
+            return self.end(Tail::default(), Ok(None));
         };
         if !has_remains(&round.answers, version, None) {
-            return self.end(AcceptRound::default(), Ok(None));
+            return self.end(Tail::default(), Ok(None));
         }
         if patient {
             return self.wait(round, ballot, Step::Grace);
         }
-        let entry = Entry {
-            ballot,
-            order: ballot,
-            operation: seal,
-            kind: EntryKind::Tombstone,
-            geometry: Geometry::EMPTY,
-            metadata: bytes::Bytes::new(),
-            parts: Vec::new(),
-        };
-        self.adopt(round, ballot, Candidate::new(version, entry))
+        self.adopt(round, ballot, seal(version, fresh, ballot))
     }
 
     fn wait(
@@ -193,58 +171,46 @@ impl Resolve {
     }
 
     fn adopt(&mut self, round: ViewRound, ballot: Ballot, head: Candidate) -> Step<ResolveOutcome> {
-        let (need, have) = (head.entry.data_shards(), head.shards.count());
-        if have < need {
+        if let Some(TooFew { need, have }) = shortage(&head) {
             if !round.waiting.is_empty() {
                 return self.wait(round, ballot, Step::Wait);
             }
-            let operation = head.entry.operation;
-            let failure = Failure::Short { operation, need, have };
-            return self.end(AcceptRound::default(), Err(failure));
+            return self.fail(Failure::Short { operation: head.entry.operation, need, have });
         }
-        let targets = self.drives.up;
-        let commands = adopt(&head, ballot, targets, HolderMask::default());
-        let candidate = Candidate { entry: head.entry.adopted_under(ballot), ..head };
+        let (adopting, commands) = Adopting::begin(self.drives, head, ballot, None);
         self.round.0 += 1;
-        self.phase = Phase::Adopting { round: AcceptRound::new(targets), candidate };
+        self.phase = Phase::Adopting(adopting);
         Step::Send { round: self.round, commands }
     }
 
-    fn after_adopt(
-        &mut self,
-        round: AcceptRound,
-        candidate: Candidate,
-        grace_over: bool,
-    ) -> Step<ResolveOutcome> {
-        let need = self.drives.quorum.acknowledged(candidate.entry.data_shards());
-        let (have, idle) = (round.whole.count(), round.waiting.is_empty());
-        if have >= need && (idle || grace_over) {
-            let (version, operation) = (candidate.version, candidate.entry.operation);
-            self.settlement = Some(Settlement { version, operation, holders: round.whole });
-            let head = Candidate {
-                holders: round.accepted,
-                shards: round.whole,
-                verdict: Verdict::Settled,
-                ..candidate
-            };
-            return self.end(round, Ok(Some(head)));
+    fn after_adopt(&mut self, adopting: Adopting, grace_over: bool) -> Step<ResolveOutcome> {
+        match adopting.progress(grace_over) {
+            Progress::Chosen => {
+                let (holders, shards) = adopting.holders();
+                let verdict = Verdict::Settled;
+                let adopted = adopting.candidate().clone();
+                let head = Candidate { holders, shards, verdict, ..adopted };
+                self.end(adopting.chosen(), Ok(Some(head)))
+            }
+            Progress::Refused(winner) => self.ask_ballot(winner),
+            Progress::Short(TooFew { need, have }) => {
+                self.end(adopting.given_up(), Err(Failure::Unavailable { need, have }))
+            }
+            Progress::Wait => self.go_on(adopting, Step::Wait),
+            Progress::Grace => self.go_on(adopting, Step::Grace),
         }
-        if round.possible() < need && round.winner > Ballot::ZERO {
-            return self.ask_ballot(round.winner.max(candidate.entry.ballot));
-        }
-        if idle && have < need {
-            return self.end(round, Err(Failure::Unavailable { need, have }));
-        }
-        let step = if have >= need { Step::Grace } else { Step::Wait };
-        self.phase = Phase::Adopting { round, candidate };
+    }
+
+    fn go_on(&mut self, adopting: Adopting, step: Step<ResolveOutcome>) -> Step<ResolveOutcome> {
+        self.phase = Phase::Adopting(adopting);
         step
     }
 
     fn advance(&mut self, grace_over: bool) -> Step<ResolveOutcome> {
-        let parked = Phase::Over(AcceptRound::default());
+        let parked = Phase::Over(Tail::default());
         match std::mem::replace(&mut self.phase, parked) {
             Phase::Asking { round, ballot } => self.after_ask(round, ballot, grace_over),
-            Phase::Adopting { round, candidate } => self.after_adopt(round, candidate, grace_over),
+            Phase::Adopting(adopting) => self.after_adopt(adopting, grace_over),
             phase @ (Phase::Ballot | Phase::Over(_)) => {
                 self.phase = phase;
                 Step::Wait
@@ -270,7 +236,7 @@ impl Machine for Resolve {
         let (need, have) = (self.drives.quorum.read(), self.drives.up.count());
         if have < need {
             let failure = Failure::Unavailable { need, have };
-            return self.end(AcceptRound::default(), Err(failure));
+            return self.fail(failure);
         }
         self.ask_ballot(Ballot::ZERO)
     }
@@ -290,15 +256,11 @@ impl Machine for Resolve {
             return Step::Wait;
         }
         let noted = match &mut self.phase {
-            Phase::Adopting { round: accepts, .. } | Phase::Over(accepts) => {
-                accepts.note(drive, &reply)
-            }
+            Phase::Adopting(adopting) => adopting.note(drive, &reply),
+            Phase::Over(tail) => tail.note(drive, &reply),
             Phase::Asking { round: views, .. } => views.note(drive, reply),
             Phase::Ballot => false,
         };
-        if let (Phase::Over(accepts), Some(settlement)) = (&self.phase, &mut self.settlement) {
-            settlement.holders = settlement.holders.union(accepts.whole);
-        }
         if noted { self.advance(false) } else { Step::Wait }
     }
 
@@ -307,12 +269,13 @@ impl Machine for Resolve {
     }
 
     fn settlement(&self) -> Option<Settlement> {
-        self.settlement
+        if let Phase::Over(tail) = &self.phase { tail.settlement() } else { None }
     }
 
     fn is_waiting(&self) -> bool {
         match &self.phase {
-            Phase::Adopting { round, .. } | Phase::Over(round) => !round.waiting.is_empty(),
+            Phase::Adopting(adopting) => adopting.is_waiting(),
+            Phase::Over(tail) => tail.is_waiting(),
             Phase::Asking { round, .. } => !round.waiting.is_empty(),
             Phase::Ballot => false,
         }

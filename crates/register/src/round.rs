@@ -1,9 +1,9 @@
 //! What has come back in one round, Accept or Prepare.
 
-use holdfast_types::{Ballot, Entry, HybridTime, Quorum, VersionId};
+use holdfast_types::{Ballot, Entry, HybridTime, OperationId, Quorum, VersionId};
 
 use crate::{
-    command::{Command, Drives, Reply, Source},
+    command::{Command, Drives, Reply, Settlement, Source},
     decide::Refusal,
     judge::{Answer, Candidate},
     state::{HolderMask, ShardStatus},
@@ -61,6 +61,52 @@ impl AcceptRound {
     /// How many may yet hold the entry whole.
     pub fn possible(&self) -> u8 {
         self.whole.count() + self.waiting.count()
+    }
+}
+
+/// What is left after the answer: stragglers' replies complete what may be settled.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tail {
+    round: AcceptRound,
+    settlement: Option<Settlement>,
+}
+
+impl Tail {
+    /// Nothing was chosen, as far as is known; stragglers are only heard.
+    pub fn of(round: AcceptRound) -> Self {
+        Self { round, settlement: None }
+    }
+
+    /// `operation` was chosen in `round`.
+    pub fn settling(round: AcceptRound, version: VersionId, operation: OperationId) -> Self {
+        let holders = round.whole;
+        Self { round, settlement: Some(Settlement { version, operation, holders }) }
+    }
+
+    /// A settled candidate that `A_v` drives hold with their shards, as a Prepare showed.
+    pub fn known(head: &Candidate) -> Self {
+        let (version, operation, holders) = (head.version, head.entry.operation, head.shards);
+        let settlement = Some(Settlement { version, operation, holders });
+        Self { round: AcceptRound::default(), settlement }
+    }
+
+    /// Takes a straggler's reply; false when it was not waited for.
+    pub fn note(&mut self, drive: u8, reply: &Reply) -> bool {
+        let noted = self.round.note(drive, reply);
+        if let Some(settlement) = &mut self.settlement {
+            settlement.holders = settlement.holders.union(self.round.whole);
+        }
+        noted
+    }
+
+    /// What may be settled.
+    pub fn settlement(&self) -> Option<Settlement> {
+        self.settlement
+    }
+
+    /// Whether stragglers are out.
+    pub fn is_waiting(&self) -> bool {
+        !self.round.waiting.is_empty()
     }
 }
 
@@ -128,7 +174,7 @@ pub(crate) fn write(version: VersionId, entry: &Entry, own: HolderMask) -> Vec<(
     let source = if entry.data_shards() > 0 { Source::Own } else { Source::NoData };
     let accept = |drive| {
         let entry = entry.clone();
-        (drive, Command::Accept { version, entry, source, adoption: false })
+        (drive, Command::Accept { version, entry, source })
     };
     own.iter().map(accept).collect()
 }
@@ -154,7 +200,7 @@ pub(crate) fn adopt(
         };
         let version = candidate.version;
         let entry = entry.clone();
-        (drive, Command::Accept { version, entry, source, adoption: true })
+        (drive, Command::Accept { version, entry, source })
     };
     targets.iter().map(accept).collect()
 }

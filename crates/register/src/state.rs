@@ -137,7 +137,7 @@ impl RegisterState {
 /// That a drive accepted an operation at a ballot (volatile).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct Remembered {
-    /// The operation accepted, or absorbed by the one accepted.
+    /// The operation accepted.
     pub operation: OperationId,
     /// The ballot it was accepted under.
     pub ballot: Ballot,

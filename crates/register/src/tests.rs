@@ -1,6 +1,8 @@
 //! Every decision and every path of the machines, one fact at a time. What they add up to is the model
 //! checker's business (`testbed model`).
 
+mod stories;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -363,7 +365,7 @@ fn an_overtaken_write_waits_for_its_successor() {
         }
     }
     let Step::Send { commands, .. } = step else { panic!("{step:?}") };
-    assert!(matches!(&commands[0].1, Command::Accept { entry, adoption: true, .. }
+    assert!(matches!(&commands[0].1, Command::Accept { entry, .. }
         if entry.operation == OperationId(7)));
 }
 
@@ -394,7 +396,7 @@ fn an_open_head_is_adopted_before_the_decision() {
     }
     let Step::Send { commands, .. } = step else { panic!("{step:?}") };
     let adopts = |command: &Command| {
-        matches!(command, Command::Accept { adoption: true, entry, .. }
+        matches!(command, Command::Accept { entry, .. }
             if entry.ballot == ballot(30) && entry.order == ballot(10))
     };
     assert!(commands.iter().all(|(_, command)| adopts(command)));

@@ -13,13 +13,14 @@
 //!                      `- did not take effect -----------------------> Accept again, promised
 //! ```
 
-use holdfast_types::{Ballot, Entry, VersionId};
+use holdfast_types::{Ballot, Entry, EntryKind, VersionId};
 
 use crate::{
+    adopting::{Adopting, Progress, TooFew, shortage},
     command::{ATTEMPTS_MAX, Drives, Failure, Machine, Reply, Round, Settlement, Step},
     finish::{Effect, effect},
     judge::{Candidate, Judgement, Verdict, judge, judge_latest, outranked},
-    round::{AcceptRound, ViewRound, adopt, prepare, write},
+    round::{AcceptRound, Tail, ViewRound, prepare, write},
     state::HolderMask,
 };
 
@@ -45,7 +46,6 @@ pub struct Blind {
     attempt: u32,
     round: Round,
     phase: Phase,
-    settlement: Option<Settlement>,
 }
 
 #[derive(Clone, Debug)]
@@ -62,11 +62,8 @@ enum Phase {
         ballot: Ballot,
     },
     /// Accept of what heads the register; then the write is done.
-    Adopting {
-        round: AcceptRound,
-        candidate: Candidate,
-    },
-    Over(AcceptRound),
+    Adopting(Adopting),
+    Over(Tail),
 }
 
 impl Blind {
@@ -84,7 +81,6 @@ impl Blind {
             attempt: 0,
             round: Round(0),
             phase: Phase::Ballot { finish: false },
-            settlement: None,
         }
     }
 
@@ -99,7 +95,7 @@ impl Blind {
             } else {
                 Failure::Contended { attempts: self.attempt }
             };
-            return self.end(AcceptRound::default(), Err(failure));
+            return self.fail(failure);
         }
         self.attempt += 1;
         self.phase = Phase::Ballot { finish };
@@ -107,9 +103,14 @@ impl Blind {
         Step::Ballot { above: above.max(last), attempt: self.attempt }
     }
 
-    fn end(&mut self, round: AcceptRound, outcome: WriteOutcome) -> Step<WriteOutcome> {
-        self.phase = Phase::Over(round);
+    fn end(&mut self, tail: Tail, outcome: WriteOutcome) -> Step<WriteOutcome> {
+        self.phase = Phase::Over(tail);
         Step::Done(outcome)
+    }
+
+    /// Ends without anything to settle or to hear.
+    fn fail(&mut self, failure: Failure) -> Step<WriteOutcome> {
+        self.end(Tail::default(), Err(failure))
     }
 
     fn send_own(&mut self, ballot: Ballot) -> Step<WriteOutcome> {
@@ -147,21 +148,22 @@ impl Blind {
             return Step::Wait;
         }
         match round.refusal {
-            _ if round.refused.is_empty() => self.end(round, Err(Failure::Unknown { need, have })),
+            _ if round.refused.is_empty() => {
+                self.end(Tail::of(round), Err(Failure::Unknown { need, have }))
+            }
             _ if round.winner > Ballot::ZERO => {
                 // Every drive asked refused for good: no trace is left of this attempt.
                 self.own_ballots.clear();
                 self.ask_ballot(round.winner, false)
             }
-            Some(refusal) => self.end(round, Err(Failure::Refused(refusal))),
-            None => self.end(round, Err(Failure::Unavailable { need, have })),
+            Some(refusal) => self.end(Tail::of(round), Err(Failure::Refused(refusal))),
+            None => self.end(Tail::of(round), Err(Failure::Unavailable { need, have })),
         }
     }
 
     fn succeed(&mut self, round: AcceptRound, entry: Entry) -> Step<WriteOutcome> {
-        let (version, operation) = (self.version, self.entry.operation);
-        self.settlement = Some(Settlement { version, operation, holders: round.whole });
-        self.end(round, Ok(Written { entry }))
+        let tail = Tail::settling(round, self.version, self.entry.operation);
+        self.end(tail, Ok(Written { entry }))
     }
 
     fn after_ask(&mut self, round: ViewRound, ballot: Ballot) -> Step<WriteOutcome> {
@@ -172,7 +174,7 @@ impl Blind {
         let (need, have) = (quorum.read(), round.counting());
         let idle = round.waiting.is_empty();
         if have < need && idle {
-            return self.end(AcceptRound::default(), Err(Failure::Unknown { need, have }));
+            return self.fail(Failure::Unknown { need, have });
         }
         if have < need {
             self.phase = Phase::Asking { round, ballot };
@@ -184,14 +186,22 @@ impl Blind {
         if let Judgement::Found(head) = judge_latest(quorum, &round.answers)
             && head.entry.operation == mine
         {
-            return self.confirm(round, ballot, head, by_us);
+            let hidden = !by_us && effect != Effect::None && self.was_outranked(&round, &head);
+            return match (hidden, idle) {
+                (false, _) => self.confirm(round, ballot, head, by_us),
+                (true, true) => {
+                    self.fail(Failure::Unknown { need: self.needed(), have: head.shards.count() })
+                }
+                (true, false) => {
+                    self.phase = Phase::Asking { round, ballot };
+                    Step::Wait
+                }
+            };
         }
         match effect {
             Effect::None => self.send_own(ballot),
             Effect::Took(_) => self.took(round, ballot, by_us),
-            Effect::Unknown if idle => {
-                self.end(AcceptRound::default(), Err(Failure::Unknown { need, have }))
-            }
+            Effect::Unknown if idle => self.fail(Failure::Unknown { need, have }),
             Effect::Unknown => {
                 self.phase = Phase::Asking { round, ballot };
                 Step::Wait
@@ -204,25 +214,31 @@ impl Blind {
         ballots.iter().any(|ballot| self.own_ballots.contains(ballot))
     }
 
+    /// Whether clients may have read the own version, adopted by another, below one of higher order: an
+    /// adoption keeps the order of an attempt that lost. That it is the latest *now*, because what
+    /// stood above it is gone, does not make it the latest at a moment of this write (ADR 0006).
+    /// Tombstones have no place among the versions.
+    fn was_outranked(&self, round: &ViewRound, head: &Candidate) -> bool {
+        self.entry.kind != EntryKind::Tombstone
+            && outranked(self.drives.quorum, &round.answers, self.version, head.entry.order)
+    }
+
     /// The operation was chosen: brings whatever heads its register to `A_v` holders.
     fn took(&mut self, round: ViewRound, ballot: Ballot, by_us: bool) -> Step<WriteOutcome> {
         let quorum = self.drives.quorum;
-        let answers = &round.answers;
-        match judge(quorum, answers, self.version) {
+        match judge(quorum, &round.answers, self.version) {
             Judgement::Found(head) if head.entry.operation == self.entry.operation => {
-                // An adoption keeps the order of an attempt that lost. Below another version the
-                // write would appear in the past.
-                if !by_us && outranked(quorum, answers, self.version, head.entry.order) {
+                if !by_us && self.was_outranked(&round, &head) {
                     let need = self.needed();
                     let failure = Failure::Unknown { need, have: head.shards.count() };
-                    return self.end(AcceptRound::default(), Err(failure));
+                    return self.fail(failure);
                 }
                 self.confirm(round, ballot, head, by_us)
             }
             Judgement::Found(head) if !head.is_firm(quorum) => self.adopt(round, ballot, head),
             _ => {
                 let entry = self.entry.clone();
-                self.end(AcceptRound::default(), Ok(Written { entry }))
+                self.end(Tail::default(), Ok(Written { entry }))
             }
         }
     }
@@ -238,12 +254,9 @@ impl Blind {
         mut head: Candidate,
         by_us: bool,
     ) -> Step<WriteOutcome> {
-        let holders = head.shards;
         let settled = head.verdict == Verdict::Settled;
-        if by_us && settled && holders.count() >= self.needed() {
-            let (version, operation) = (self.version, head.entry.operation);
-            self.settlement = Some(Settlement { version, operation, holders });
-            return self.end(AcceptRound::default(), Ok(Written { entry: head.entry }));
+        if by_us && settled && head.shards.count() >= self.needed() {
+            return self.end(Tail::known(&head), Ok(Written { entry: head.entry }));
         }
         if !by_us {
             head.entry.order = ballot;
@@ -254,55 +267,48 @@ impl Blind {
 
     fn adopt(&mut self, round: ViewRound, ballot: Ballot, head: Candidate) -> Step<WriteOutcome> {
         let mine = head.entry.operation == self.entry.operation;
-        let (need, have) = (head.entry.data_shards(), head.shards.count());
-        if !mine && have < need {
+        if let (false, Some(TooFew { need, have })) = (mine, shortage(&head)) {
             if round.waiting.is_empty() {
-                return self.end(AcceptRound::default(), Err(Failure::Unknown { need, have }));
+                return self.fail(Failure::Unknown { need, have });
             }
             self.phase = Phase::Asking { round, ballot };
             return Step::Wait;
         }
-        let own = if mine { self.own } else { HolderMask::default() };
-        let targets = self.drives.up;
-        let commands = adopt(&head, ballot, targets, own);
-        let candidate = Candidate { entry: head.entry.adopted_under(ballot), ..head };
+        let (adopting, commands) =
+            Adopting::begin(self.drives, head, ballot, mine.then_some(self.own));
         self.round.0 += 1;
-        self.phase = Phase::Adopting { round: AcceptRound::new(targets), candidate };
+        self.phase = Phase::Adopting(adopting);
         Step::Send { round: self.round, commands }
     }
 
-    fn after_adopt(
-        &mut self,
-        round: AcceptRound,
-        candidate: Candidate,
-        grace_over: bool,
-    ) -> Step<WriteOutcome> {
-        let need = self.drives.quorum.acknowledged(candidate.entry.data_shards());
-        let (have, idle) = (round.whole.count(), round.waiting.is_empty());
-        if have >= need && (idle || grace_over) {
-            let (version, operation) = (candidate.version, candidate.entry.operation);
-            self.settlement = Some(Settlement { version, operation, holders: round.whole });
-            let mine = operation == self.entry.operation;
-            let entry = if mine { candidate.entry } else { self.entry.clone() };
-            return self.end(round, Ok(Written { entry }));
+    fn after_adopt(&mut self, adopting: Adopting, grace_over: bool) -> Step<WriteOutcome> {
+        match adopting.progress(grace_over) {
+            Progress::Chosen => {
+                let adopted = &adopting.candidate().entry;
+                let mine = adopted.operation == self.entry.operation;
+                let entry = if mine { adopted.clone() } else { self.entry.clone() };
+                self.end(adopting.chosen(), Ok(Written { entry }))
+            }
+            Progress::Refused(winner) => self.ask_ballot(winner, true),
+            Progress::Short(TooFew { need, have }) => {
+                self.end(adopting.given_up(), Err(Failure::Unknown { need, have }))
+            }
+            Progress::Wait => self.go_on(adopting, Step::Wait),
+            Progress::Grace => self.go_on(adopting, Step::Grace),
         }
-        if round.possible() < need && round.winner > Ballot::ZERO {
-            return self.ask_ballot(round.winner, true);
-        }
-        if idle && have < need {
-            return self.end(round, Err(Failure::Unknown { need, have }));
-        }
-        let step = if have >= need { Step::Grace } else { Step::Wait };
-        self.phase = Phase::Adopting { round, candidate };
+    }
+
+    fn go_on(&mut self, adopting: Adopting, step: Step<WriteOutcome>) -> Step<WriteOutcome> {
+        self.phase = Phase::Adopting(adopting);
         step
     }
 
     fn advance(&mut self, grace_over: bool) -> Step<WriteOutcome> {
-        let parked = Phase::Over(AcceptRound::default());
+        let parked = Phase::Over(Tail::default());
         match std::mem::replace(&mut self.phase, parked) {
             Phase::Writing(round) => self.after_write(round, grace_over),
             Phase::Asking { round, ballot } => self.after_ask(round, ballot),
-            Phase::Adopting { round, candidate } => self.after_adopt(round, candidate, grace_over),
+            Phase::Adopting(adopting) => self.after_adopt(adopting, grace_over),
             phase @ (Phase::Ballot { .. } | Phase::Over(_)) => {
                 self.phase = phase;
                 Step::Wait
@@ -317,7 +323,7 @@ impl Machine for Blind {
     fn start(&mut self) -> Step<WriteOutcome> {
         let (need, have) = (self.needed(), self.own.count());
         if have < need {
-            return self.end(AcceptRound::default(), Err(Failure::Unavailable { need, have }));
+            return self.fail(Failure::Unavailable { need, have });
         }
         self.ask_ballot(Ballot::ZERO, false)
     }
@@ -339,15 +345,12 @@ impl Machine for Blind {
             return Step::Wait;
         }
         let noted = match &mut self.phase {
-            Phase::Writing(accepts)
-            | Phase::Adopting { round: accepts, .. }
-            | Phase::Over(accepts) => accepts.note(drive, &reply),
+            Phase::Writing(accepts) => accepts.note(drive, &reply),
+            Phase::Adopting(adopting) => adopting.note(drive, &reply),
+            Phase::Over(tail) => tail.note(drive, &reply),
             Phase::Asking { round: views, .. } => views.note(drive, reply),
             Phase::Ballot { .. } => false,
         };
-        if let (Phase::Over(accepts), Some(settlement)) = (&self.phase, &mut self.settlement) {
-            settlement.holders = settlement.holders.union(accepts.whole);
-        }
         if noted { self.advance(false) } else { Step::Wait }
     }
 
@@ -356,14 +359,14 @@ impl Machine for Blind {
     }
 
     fn settlement(&self) -> Option<Settlement> {
-        self.settlement
+        if let Phase::Over(tail) = &self.phase { tail.settlement() } else { None }
     }
 
     fn is_waiting(&self) -> bool {
         match &self.phase {
-            Phase::Over(round) | Phase::Writing(round) | Phase::Adopting { round, .. } => {
-                !round.waiting.is_empty()
-            }
+            Phase::Writing(round) => !round.waiting.is_empty(),
+            Phase::Adopting(adopting) => adopting.is_waiting(),
+            Phase::Over(tail) => tail.is_waiting(),
             Phase::Asking { round, .. } => !round.waiting.is_empty(),
             Phase::Ballot { .. } => false,
         }

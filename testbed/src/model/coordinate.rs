@@ -73,7 +73,7 @@ impl World {
             }
             task.whole = holdfast_register::HolderMask::default();
             task.needed = match commands.first() {
-                Some((_, Command::Accept { entry, adoption: false, .. })) => {
+                Some((_, Command::Accept { entry, .. })) if task.is_own(entry.operation) => {
                     self.quorum.acknowledged(entry.data_shards())
                 }
                 _ => 0,

@@ -4,9 +4,9 @@ use holdfast_register::{
     Blind, Conditional, DecideOutcome, Decision, Drives, HolderMask, Machine, Read, ReadOutcome,
     Reply, Resolve, ResolveOutcome, Round, Settlement, Step, WriteOutcome,
 };
-use holdfast_types::{Ballot, SetEpoch, VersionId};
+use holdfast_types::{Ballot, OperationId, SetEpoch, VersionId};
 
-use super::history::Id;
+use super::{actors::operation_of, history::Id};
 
 /// One of the real machines.
 #[derive(Clone, Debug)]
@@ -93,6 +93,13 @@ pub enum Work {
     Heal,
     /// The rebuild of a drive: the registers still to be resolved, `None` before they are known.
     Rebuild { drive: u8, identity: u32, left: Option<Vec<VersionId>> },
+}
+
+impl Task {
+    /// Whether an operation is the one that it writes for its client.
+    pub fn is_own(&self, operation: OperationId) -> bool {
+        matches!(self.work, Work::Client { id, .. } if operation_of(id) == operation)
+    }
 }
 
 /// A machine at work.

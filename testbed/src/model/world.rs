@@ -399,7 +399,7 @@ impl World {
             }
             Command::Prepare { ballot, since } => Some(Request::Prepare { ballot, since }),
             Command::Read => Some(Request::Read),
-            Command::Accept { version, mut entry, source, adoption } => {
+            Command::Accept { version, mut entry, source } => {
                 let restored = source == holdfast_register::Source::Restore;
                 let up = self.drives.iter().filter(|d| d.up && d.is_whole(entry.operation));
                 if restored && up.count() < usize::from(entry.data_shards()) {
@@ -407,10 +407,11 @@ impl World {
                 }
                 let resolves = matches!(task.machine, AnyMachine::Resolve(_));
                 let client = matches!(task.work, Work::Client { .. });
-                if self.bug == Some(Bug::AdoptOldBallot) && adoption && resolves && client {
+                if self.bug == Some(Bug::AdoptOldBallot) && resolves && client {
                     entry.ballot = self.highest_of(entry.operation).unwrap_or(entry.ballot);
                 }
-                if adoption && self.bug == Some(Bug::AdoptionReorders) {
+                // What a writer itself writes has its ballot as its order already.
+                if self.bug == Some(Bug::AdoptionReorders) {
                     entry.order = entry.ballot;
                 }
                 Some(Request::Accept { version, entry, source })

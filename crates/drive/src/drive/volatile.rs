@@ -54,16 +54,13 @@ impl Volatile {
     }
 
     /// Remembers an accepted operation. A promise at or below its ballot is kept by the entry.
-    pub(super) fn accepted(&mut self, key: &[u8], ballot: Ballot, all: &[Remembered]) {
-        if self.promises.get(key).is_some_and(|promise| *promise <= ballot) {
+    pub(super) fn accepted(&mut self, key: &[u8], what: Remembered) {
+        if self.promises.get(key).is_some_and(|promise| *promise <= what.ballot) {
             self.promises.remove(key);
         }
         let key = Bytes::copy_from_slice(key);
-        let memory = self.memory.entry(key.clone()).or_default();
-        for remembered in all {
-            memory.push(*remembered);
-            self.order.push_back((remembered.at, key.clone()));
-        }
+        self.memory.entry(key.clone()).or_default().push(what);
+        self.order.push_back((what.at, key));
     }
 
     /// Forgets what is too old, or too much.

@@ -57,12 +57,7 @@ impl Drive {
         self.check_space(&accept.entry)?;
         let at = view.now;
         let ballot = entry.ballot;
-        let operations = [Some(entry.operation), accept.absorbed];
-        let remembered: Vec<Remembered> = operations
-            .into_iter()
-            .flatten()
-            .map(|operation| Remembered { operation, ballot, at })
-            .collect();
+        let remembered = Remembered { operation: entry.operation, ballot, at };
         let note = Note { shard: accept.shard, set_size: 0, at: at.micros() };
         let held = Held {
             entry: accept.entry,
@@ -71,7 +66,7 @@ impl Drive {
             holders: HolderMask::default(),
         };
         let status = self.store(&accept.key, version, held, note, incoming, gate)?;
-        self.volatile.accepted(&key, ballot, &remembered);
+        self.volatile.accepted(&key, remembered);
         Ok(DriveReply::Accepted(status))
     }
 

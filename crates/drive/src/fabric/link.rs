@@ -17,7 +17,7 @@ use tokio::{sync::watch, task::JoinHandle};
 
 use super::{
     RemoteConfig,
-    fault::CallFault,
+    fault::{CallFault, describe},
     session::{Session, control_client},
     settings,
 };
@@ -131,9 +131,21 @@ async fn open(config: &Arc<RemoteConfig>) -> Result<Session, String> {
     let opened = tokio::time::timeout(settings::CONNECT_TIMEOUT, Session::open(config.clone()));
     match opened.await {
         Ok(Ok(session)) => Ok(session),
-        Ok(Err(status)) => Err(status.message().to_owned()),
+        Ok(Err(status)) => Err(why(&describe(&status))),
         Err(_) => Err(format!("no answer within {:?}", settings::CONNECT_TIMEOUT)),
     }
+}
+
+/// What a node that speaks TLS says to those who do not, wherever it is read.
+pub const TLS_MARK: &str = "this port speaks TLS";
+
+/// Why a session did not open, for an operator.
+fn why(said: &str) -> String {
+    if said.contains(TLS_MARK) {
+        return "it speaks TLS: start this process with --certs-dir, too, and name the nodes by https://"
+            .to_owned();
+    }
+    said.to_owned()
 }
 
 /// Returns when the session is over: given up by a caller, or a probe went unanswered.

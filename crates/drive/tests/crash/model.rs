@@ -78,9 +78,8 @@ impl Model {
             holders: HolderMask::default(),
         };
         state.apply_accept(accept.version, held);
-        for operation in std::iter::once(entry.operation).chain(accept.absorbed) {
-            state.memory.push(Remembered { operation, ballot: entry.ballot, at: now });
-        }
+        let (operation, ballot) = (entry.operation, entry.ballot);
+        state.memory.push(Remembered { operation, ballot, at: now });
         if state.promise <= entry.ballot {
             state.promise = Ballot::ZERO;
         }

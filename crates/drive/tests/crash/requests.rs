@@ -163,7 +163,6 @@ impl World {
             entry,
             shard: SHARD,
             source: source.unwrap_or(ShardSource::NoData),
-            absorbed: self.one_in(5).then_some(OperationId(77)),
             guard: None,
         };
         self.past.push(accept.clone());

@@ -34,7 +34,6 @@ fn accept(n: u8, bytes: usize) -> DriveRequest {
         },
         shard: ShardIndex(n % 16),
         source: ShardSource::Inline(Bytes::from(vec![n; bytes])),
-        absorbed: None,
         guard: None,
     })
 }

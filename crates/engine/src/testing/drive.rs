@@ -253,10 +253,8 @@ impl MemoryDrive {
             let horizon =
                 HybridTime::from_micros(now.micros().saturating_sub(limits::MEMORY_MICROS));
             let state = self.keys.entry(accept.key.clone()).or_default();
-            for operation in [Some(accept.entry.operation), accept.absorbed].into_iter().flatten() {
-                let ballot = accept.entry.ballot;
-                state.remember(Remembered { operation, ballot, at: now }, horizon);
-            }
+            let Entry { operation, ballot, .. } = accept.entry;
+            state.remember(Remembered { operation, ballot, at: now }, horizon);
         }
         let held = Held {
             entry: accept.entry,

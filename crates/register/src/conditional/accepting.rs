@@ -4,9 +4,9 @@ use holdfast_types::Ballot;
 
 use super::{Conditional, DecideOutcome, Decided, Phase, Then};
 use crate::{
-    command::{Failure, Settlement, Step},
-    judge::Candidate,
-    round::AcceptRound,
+    adopting::{Adopting, Progress, TooFew},
+    command::{Failure, Step},
+    round::{AcceptRound, Tail},
 };
 
 impl Conditional {
@@ -21,9 +21,8 @@ impl Conditional {
         let (have, idle) = (round.whole.count(), round.waiting.is_empty());
         if have >= need {
             if idle || grace_over {
-                let (version, operation) = (self.version, entry.operation);
-                self.settlement = Some(Settlement { version, operation, holders: round.whole });
-                return self.end(round, Ok(Decided::Written(entry)));
+                let tail = Tail::settling(round, self.version, entry.operation);
+                return self.end(tail, Ok(Decided::Written(entry)));
             }
             self.phase = Phase::Writing(round);
             return Step::Grace;
@@ -38,55 +37,63 @@ impl Conditional {
             return Step::Wait;
         }
         match round.refusal {
-            _ if round.refused.is_empty() => self.end(round, Err(Failure::Unknown { need, have })),
+            _ if round.refused.is_empty() => {
+                self.end(Tail::of(round), Err(Failure::Unknown { need, have }))
+            }
             _ if round.winner > Ballot::ZERO => {
                 self.attempts.clear();
                 self.ask_ballot(round.winner.max(entry.ballot))
             }
-            Some(refusal) => self.end(round, Err(Failure::Refused(refusal))),
-            None => self.end(round, Err(Failure::Unknown { need, have })),
+            Some(refusal) => self.end(Tail::of(round), Err(Failure::Refused(refusal))),
+            None => self.end(Tail::of(round), Err(Failure::Unknown { need, have })),
         }
     }
 
     pub(super) fn after_adopt(
         &mut self,
-        round: AcceptRound,
-        candidate: Candidate,
+        adopting: Adopting,
         then: Then,
         grace_over: bool,
     ) -> Step<DecideOutcome> {
-        let need = self.drives.quorum.acknowledged(candidate.entry.data_shards());
-        let (have, idle) = (round.whole.count(), round.waiting.is_empty());
-        if have >= need && (idle || grace_over) {
-            let (version, operation) = (candidate.version, candidate.entry.operation);
-            self.settlement = Some(Settlement { version, operation, holders: round.whole });
-            return match then {
-                Then::Kept => self.end(round, Ok(Decided::Kept)),
-                Then::Written => self.written(round, candidate),
-                Then::Resolved => self.ask_ballot(candidate.entry.ballot),
-                Then::Sealed => {
-                    self.dirty = false;
-                    self.attempts.clear();
-                    self.ask_ballot(candidate.entry.ballot)
-                }
-            };
+        match adopting.progress(grace_over) {
+            Progress::Chosen => self.adopted(adopting, then),
+            Progress::Refused(winner) => self.ask_ballot(winner),
+            Progress::Short(TooFew { need, have }) => self.fail(need, have),
+            Progress::Wait => self.go_on(adopting, then, Step::Wait),
+            Progress::Grace => self.go_on(adopting, then, Step::Grace),
         }
-        if round.possible() < need && round.winner > Ballot::ZERO {
-            return self.ask_ballot(round.winner.max(candidate.entry.ballot));
-        }
-        if idle && have < need {
-            return self.fail(need, have);
-        }
-        let step = if have >= need { Step::Grace } else { Step::Wait };
-        self.phase = Phase::Adopting { round, candidate, then };
+    }
+
+    fn go_on(
+        &mut self,
+        adopting: Adopting,
+        then: Then,
+        step: Step<DecideOutcome>,
+    ) -> Step<DecideOutcome> {
+        self.phase = Phase::Adopting { adopting, then };
         step
     }
 
-    fn written(&mut self, round: AcceptRound, candidate: Candidate) -> Step<DecideOutcome> {
-        let operation = candidate.entry.operation;
-        let mine = self.operations().contains(&operation);
+    /// What was adopted is chosen.
+    fn adopted(&mut self, adopting: Adopting, then: Then) -> Step<DecideOutcome> {
+        let ballot = adopting.candidate().entry.ballot;
+        match then {
+            Then::Kept => self.end(adopting.chosen(), Ok(Decided::Kept)),
+            Then::Written => self.written(adopting),
+            Then::Resolved => self.ask_ballot(ballot),
+            Then::Sealed => {
+                self.dirty = false;
+                self.attempts.clear();
+                self.ask_ballot(ballot)
+            }
+        }
+    }
+
+    fn written(&mut self, adopting: Adopting) -> Step<DecideOutcome> {
+        let adopted = adopting.candidate().entry.clone();
+        let mine = self.operations().contains(&adopted.operation);
         let last = self.attempts.last().map(|attempt| attempt.entry.clone());
-        let entry = if mine { candidate.entry } else { last.unwrap_or(candidate.entry) };
-        self.end(round, Ok(Decided::Written(entry)))
+        let entry = if mine { adopted } else { last.unwrap_or(adopted) };
+        self.end(adopting.chosen(), Ok(Decided::Written(entry)))
     }
 }

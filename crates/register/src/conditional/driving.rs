@@ -35,15 +35,12 @@ impl Machine for Conditional {
             return Step::Wait;
         }
         let noted = match &mut self.phase {
-            Phase::Writing(accepts)
-            | Phase::Adopting { round: accepts, .. }
-            | Phase::Over(accepts) => accepts.note(drive, &reply),
+            Phase::Writing(accepts) => accepts.note(drive, &reply),
+            Phase::Adopting { adopting, .. } => adopting.note(drive, &reply),
+            Phase::Over(tail) => tail.note(drive, &reply),
             Phase::Asking { round: views, .. } => views.note(drive, reply),
             Phase::Ballot | Phase::Deciding { .. } => false,
         };
-        if let (Phase::Over(accepts), Some(settlement)) = (&self.phase, &mut self.settlement) {
-            settlement.holders = settlement.holders.union(accepts.whole);
-        }
         if noted { self.advance(false) } else { Step::Wait }
     }
 
@@ -52,14 +49,14 @@ impl Machine for Conditional {
     }
 
     fn settlement(&self) -> Option<Settlement> {
-        self.settlement
+        if let Phase::Over(tail) = &self.phase { tail.settlement() } else { None }
     }
 
     fn is_waiting(&self) -> bool {
         match &self.phase {
-            Phase::Over(round) | Phase::Writing(round) | Phase::Adopting { round, .. } => {
-                !round.waiting.is_empty()
-            }
+            Phase::Writing(round) => !round.waiting.is_empty(),
+            Phase::Adopting { adopting, .. } => adopting.is_waiting(),
+            Phase::Over(tail) => tail.is_waiting(),
             Phase::Asking { round, .. } | Phase::Deciding { round, .. } => {
                 !round.waiting.is_empty()
             }

@@ -113,6 +113,8 @@ struct Talk<'a, M: Machine> {
     guard: Option<Guard>,
     exchange: u32,
     changed: Option<BucketStamp>,
+    /// Whether it has asked what there is: a blind write adopts, or writes again, only then.
+    prepared: bool,
 }
 
 /// Which key, under which stamp, and until when ballots are drawn.
@@ -164,15 +166,18 @@ impl<M: Machine> Talk<'_, M> {
             let call = (self.exchange, round, drive);
             let mut guard = None;
             let request = match command {
-                Command::Prepare { ballot, since } => Request::Prepare { ballot, since },
+                Command::Prepare { ballot, since } => {
+                    self.prepared = true;
+                    Request::Prepare { ballot, since }
+                }
                 Command::Read => Request::Read,
-                Command::Accept { version, entry, source, adoption } => {
+                Command::Accept { version, entry, source } => {
                     let have = self.of.shared.borrow().holders(entry.operation);
                     if source == Source::Restore && have < entry.data_shards() {
                         self.of.silence(call);
                         continue;
                     }
-                    let bound = !adoption || !self.of.has(Bug::AdoptionUnguarded);
+                    let bound = !self.prepared || !self.of.has(Bug::AdoptionUnguarded);
                     guard = self.guard.clone().filter(|_| bound);
                     Request::Accept { version, entry, source }
                 }
@@ -224,7 +229,8 @@ impl<M: Machine> Talk<'_, M> {
 
 impl Coordinator {
     fn talk<M: Machine>(&self, at: At, guard: Option<Guard>, machine: M) -> Talk<'_, M> {
-        Talk { of: self, at, machine, guard, exchange: self.exchange(), changed: None }
+        let exchange = self.exchange();
+        Talk { of: self, at, machine, guard, exchange, changed: None, prepared: false }
     }
 
     /// The set as it knows it: a drive that is down is mostly known to be.

@@ -190,7 +190,6 @@ fn accepted<'a>(accept: &'a Accept, to: &mut Tables<'a>) -> v1::Accept {
         entry: to.entry(&accept.entry),
         shard: accept.shard.0.into(),
         source: Some(source(&accept.source)),
-        absorbed: accept.absorbed.map(|id| value::id(id.to_bytes())),
         guard: guard.map(|g| v1::Guard { key: to.key(&g.key), prefix: g.prefix.clone() }),
     }
 }
@@ -339,7 +338,6 @@ impl Records {
             entry: self.entry(message.entry)?,
             shard: ShardIndex(value::narrow(message.shard, "shard")?),
             source: read_source(message.source)?,
-            absorbed: message.absorbed.map(|id| operation(&id)).transpose()?,
             guard: message.guard.map(guard).transpose()?,
         })
     }

@@ -53,7 +53,6 @@ fn accept(n: u64, source: ShardSource, more: bool) -> DriveRequest {
         entry: entry(n),
         shard: ShardIndex(15),
         source,
-        absorbed: more.then_some(OperationId(5)),
         guard: more.then_some(guard),
     })
 }

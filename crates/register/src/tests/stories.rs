@@ -1,0 +1,100 @@
+//! What the model checker found, each retold with one machine and a few answers.
+
+use super::*;
+
+/// The answer of a drive that holds, in two registers, `mine` (operation 1) under an adopter's ballot
+/// and the tombstone (operation 9) of a version that was above it.
+fn adopted_below_a_deleted_version() -> KeyView {
+    let mine =
+        Held { entry: Entry { ballot: ballot(30), ..entry(1, ballot(10)) }, ..held(1, NOW_0) };
+    let gone =
+        Entry { kind: EntryKind::Tombstone, geometry: Geometry::EMPTY, ..entry(9, ballot(40)) };
+    let gone = Held { settled: true, shard: ShardStatus::NoData, ..of(gone) };
+    let mut view = view_of(&[]);
+    view.registers.insert(VersionId(1), RegisterState { entries: vec![mine] });
+    view.registers.insert(VersionId(2), RegisterState { entries: vec![gone] });
+    view.highest = ballot(40);
+    view
+}
+
+const NOW_0: Ballot = Ballot::ZERO;
+
+fn of(entry: Entry) -> Held {
+    Held { entry, shard: ShardStatus::Present, settled: false, holders: HolderMask::default() }
+}
+
+/// A write of version 1 at tick 10 that met a mix, and now asks at tick 60.
+fn finishing() -> Blind {
+    let all = HolderMask::full(4);
+    let mut machine = Blind::new(Drives::all_up(4), VersionId(1), entry(1, NOW_0), all);
+    machine.start();
+    machine.on_ballot(ballot(10));
+    let stale = Reply::Refused(Refusal::Stale { highest: ballot(20) });
+    let accepted = Reply::Accepted(ShardStatus::Present);
+    for (drive, reply) in [accepted, stale.clone(), stale].into_iter().enumerate() {
+        machine.on_reply(Round(1), drive as u8, reply);
+    }
+    machine.on_ballot(ballot(60));
+    machine
+}
+
+/// Goal: a version that clients read below another is never answered as the latest (ADR 0006).
+///
+/// The story, `testbed model --replay 5290450` as it was: a write met a mix. Another created a second
+/// version, which was acknowledged. A reader of the first version found it open and adopted it, with
+/// its old order: below the second. Then the second version was deleted. The writer finished, found its
+/// version heading the key, gave it a fresh order and answered that it had been written: but since it
+/// was asked, its version had been seen, and had not been the latest, before it was.
+///
+/// Method: three drives hold the version as the reader adopted it, beside the tombstone.
+#[test]
+fn a_write_seen_below_a_version_since_deleted_is_unknown() {
+    let mut machine = finishing();
+    let mut step = Step::Wait;
+    for drive in 0..4 {
+        let view = if drive < 3 { adopted_below_a_deleted_version() } else { view(&[]) };
+        step = machine.on_reply(Round(2), drive, Reply::View(view));
+    }
+    assert!(matches!(step, Step::Done(Err(Failure::Unknown { .. }))), "{step:?}");
+}
+
+/// Goal: the rule above costs nothing where nobody can have read the version. Method: the same write and
+/// the same tombstone, but one drive alone holds the version, as its writer wrote it.
+#[test]
+fn a_write_that_nobody_chose_becomes_the_latest() {
+    let mut machine = finishing();
+    let mut step = Step::Wait;
+    for drive in 0..4 {
+        let mut view = adopted_below_a_deleted_version();
+        let mine = RegisterState { entries: vec![held(1, ballot(10))] };
+        view.registers.remove(&VersionId(1));
+        if drive == 0 {
+            view.registers.insert(VersionId(1), mine);
+        }
+        step = machine.on_reply(Round(2), drive, Reply::View(view));
+        if is_accept(&step) {
+            break;
+        }
+    }
+    let Step::Send { commands, .. } = step else { panic!("{step:?}") };
+    assert!(matches!(&commands[0].1, Command::Accept { entry, .. }
+        if entry.operation == OperationId(1) && entry.order == ballot(60)));
+}
+
+/// Goal: a conditional write with traces left waits for the answers that settle an open head (ADR 0005,
+/// liveness). It adopted as soon as a read quorum had answered, which never settles a head when R < W,
+/// asked again, adopted again, and gave up after 24 ballots.
+///
+/// Method: the head is held by three of four drives; two answer, then the third.
+#[test]
+fn sealing_waits_for_what_settles_an_open_head() {
+    let machine = Conditional::new(Drives::all_up(4), NULL, Subject::Register, OperationId(99));
+    let mut machine = machine.sealing();
+    machine.start();
+    machine.on_ballot(ballot(30));
+    machine.on_reply(Round(1), 0, Reply::View(view(&[(7, 10)])));
+    let step = machine.on_reply(Round(1), 1, Reply::View(view(&[(7, 10)])));
+    assert_eq!(step, Step::Grace);
+    let step = machine.on_reply(Round(1), 2, Reply::View(view(&[(7, 10)])));
+    assert!(matches!(&step, Step::Evaluate(Some(head)) if head.verdict == Verdict::Settled));
+}
