@@ -114,6 +114,10 @@ impl Rig {
         let slot = Arc::new(Mutex::new(None));
         let filled = slot.clone();
         self.drive.handle(request, Box::new(move |r| *filled.lock().unwrap() = Some(r)));
+        for job in self.drive.take_load_jobs() {
+            let outcome = job.run();
+            self.drive.loaded(outcome);
+        }
         for job in self.drive.take_read_jobs() {
             job.run();
         }

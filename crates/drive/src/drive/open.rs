@@ -33,7 +33,8 @@ use crate::{
 };
 
 use super::{
-    Drive, DriveOptions, checkpoint::Background, chores::Pins, jobs::Jobs, port, volatile::Volatile,
+    Drive, DriveOptions, checkpoint::Background, chores::Pins, jobs::Jobs, port,
+    volatile::Volatile, waiting::Waits,
 };
 
 /// Where the log of a drive without a manifest begins.
@@ -126,6 +127,8 @@ impl Drive {
             segment_leases: HashMap::new(),
             ceiling_gate: 0,
             read_jobs: Vec::new(),
+            waits: Waits::default(),
+            fresh: HashMap::new(),
             space,
             jobs: Jobs::default(),
             suspects: super::verify::Suspects::default(),
@@ -139,6 +142,9 @@ impl Drive {
     fn raise_open_count(&mut self, open_count: u64) -> Result<(), DriveFault> {
         let record = Record::Open { open_count, at: self.clock.wall_micros() };
         let path = self.disk.name().to_owned();
+        if self.log.free_segments() == 0 {
+            self.add_segment_now()?;
+        }
         if self.record(&record, true).is_err() {
             let cause = "no log segment for the first batch; is the disk full?".to_owned();
             return Err(DriveFault::Fenced { path, cause });

@@ -21,12 +21,13 @@ use crate::{
     api::{DriveReply, Verify},
     gate::Completion,
     log::record::Record,
-    value::{Place, RegisterRecord},
+    value::{PlaceRecord, RegisterRecord},
 };
 
 use super::{
     BackgroundJob, Decision, Drive, Stop,
     jobs::{Done, job},
+    read::Reply,
 };
 
 /// Shards that wait to be looked at. Who comes when it is full is told so; the next reader tells again.
@@ -39,85 +40,86 @@ const LOOKS_MAX: usize = 2;
 #[derive(Default)]
 pub(super) struct Suspects {
     queue: VecDeque<OperationId>,
-    known: HashMap<OperationId, Suspect>,
+    known: HashMap<OperationId, (Suspect, Vec<Completion>)>,
     running: usize,
 }
 
-/// A shard that is to be looked at, and who waits for the verdict.
-struct Suspect {
+/// A shard that is to be looked at.
+pub(super) struct Suspect {
+    operation: OperationId,
+    /// The register that names it.
     register: Bytes,
+    /// Its shape and where it lies, by the drive's own word.
     geometry: Geometry,
-    waiting: Vec<Completion>,
+    record: PlaceRecord,
+    /// It can be read once this batch is written.
+    batch: u64,
 }
 
 /// What a look at a shard found.
 pub(super) struct Verified {
     operation: OperationId,
-    place: Place,
     /// What is wrong with it.
     rot: Option<String>,
 }
 
 impl Drive {
-    /// Queues a look at a shard; `done` hears what it found.
-    pub(super) fn verify(&mut self, verify: Verify, done: Completion) {
-        let mut gate = 0;
-        match self.suspicion(&verify, &mut gate) {
-            Ok(Suspicion::Settled(reply)) => self.answer(gate, Ok(reply), done),
-            Ok(Suspicion::Open(register, geometry)) => {
-                let suspects = &mut self.suspects;
-                let suspect = suspects.known.entry(verify.operation).or_insert_with(|| {
-                    suspects.queue.push_back(verify.operation);
-                    Suspect { register, geometry, waiting: Vec::new() }
-                });
-                suspect.waiting.push(done);
-            }
-            Err(stop) => self.answer(gate, Err(stop), done),
-        }
-    }
-
-    fn suspicion(&mut self, verify: &Verify, gate: &mut u64) -> Result<Suspicion, Stop> {
+    /// What is known of a suspected shard: enough to answer, or where to look.
+    pub(super) fn verify(&mut self, verify: &Verify, gate: &mut u64) -> Result<Reply, Stop> {
         self.admit(&verify.scope, false, gate)?;
+        let operation = verify.operation;
         let register = Bytes::from(verify.key.encode_register(verify.version));
-        let (record, register_gate) = self.table.register(&register)?;
+        let (held, register_gate) = self.table.register(&register)?;
         *gate = (*gate).max(register_gate);
-        let Some(geometry) = shape_of(&record, verify.operation) else {
-            return Ok(Suspicion::Settled(DriveReply::Done));
+        let Some(geometry) = shape_of(&held, operation) else {
+            return Ok(Reply::Whole(DriveReply::Done));
         };
-        let (place, place_gate) = self.table.place(verify.operation)?;
+        let (record, place_gate) = self.table.place(operation)?;
         *gate = (*gate).max(place_gate);
-        if !place.is_whole() || place.shard != verify.shard {
-            return Ok(Suspicion::Settled(DriveReply::Accepted(ShardStatus::Missing)));
+        if !record.is_whole() || record.shard != verify.shard {
+            return Ok(Reply::Whole(DriveReply::Accepted(ShardStatus::Missing)));
         }
         if self.suspects.known.len() >= SUSPECTS_MAX {
             let message = "verify: too many shards wait to be looked at";
             return Err(Stop::Failed(ErrorClass::Overloaded, message.to_owned()));
         }
-        Ok(Suspicion::Open(register, geometry))
+        let suspect = Suspect { operation, register, geometry, record, batch: *gate };
+        Ok(Reply::Suspected(Box::new(suspect)))
+    }
+
+    /// Queues a look; `done` hears what it found.
+    pub(super) fn look_at(&mut self, suspect: Suspect, done: Completion) {
+        let suspects = &mut self.suspects;
+        let (_, waiting) = suspects.known.entry(suspect.operation).or_insert_with(|| {
+            suspects.queue.push_back(suspect.operation);
+            (suspect, Vec::new())
+        });
+        waiting.push(done);
     }
 
     /// Looks at the shards that wait, a few at a time.
     pub(super) fn verify_jobs(&mut self) -> Vec<BackgroundJob> {
         let mut jobs = Vec::new();
-        while self.suspects.running < LOOKS_MAX {
+        for _ in 0..self.suspects.queue.len() {
+            if self.suspects.running >= LOOKS_MAX {
+                break;
+            }
             let Some(operation) = self.suspects.queue.pop_front() else { break };
-            let geometry = self.suspects.known[&operation].geometry;
-            let reader = match self.table.place(operation) {
-                Ok((record, _)) if record.is_whole() => {
-                    let reader = self.reader(operation, &record, geometry);
-                    reader.map(|reader| (reader, record.place))
-                }
-                _ => None,
-            };
-            let Some((reader, place)) = reader else {
-                // Dropped, or found out by another look, since it was queued.
+            let (suspect, _) = &self.suspects.known[&operation];
+            if suspect.batch > self.gate.durable() {
+                self.suspects.queue.push_back(operation);
+                continue;
+            }
+            let (record, geometry) = (suspect.record.clone(), suspect.geometry);
+            let Some(reader) = self.reader(operation, &record, geometry) else {
+                // Moved or dropped since it was queued.
                 self.conclude(operation, 0, &Ok(DriveReply::Done));
                 continue;
             };
             self.suspects.running += 1;
             jobs.push(job("verify shard", move || {
                 let rot = reader.verify_all().err().map(|error| error.to_string());
-                Done::Verified(Verified { operation, place, rot })
+                Done::Verified(Verified { operation, rot })
             }));
         }
         jobs
@@ -126,23 +128,30 @@ impl Drive {
     /// Takes note of a look: a rotten shard is missing from now on.
     pub(super) fn verified(&mut self, verified: Verified) {
         self.suspects.running -= 1;
-        let Verified { operation, place, rot } = verified;
+        let Verified { operation, rot } = verified;
         let Some(rot) = rot else {
             return self.conclude(operation, 0, &Ok(DriveReply::Accepted(ShardStatus::Present)));
         };
-        let Some(suspect) = self.suspects.known.get(&operation) else { return };
-        let register = suspect.register.clone();
-        tracing::warn!(drive = %self.id(), %operation, rot, "a shard is rotten; it is missing from now on");
-        match self.record(&Record::Lost { register, operation, place }, true) {
-            Ok(appended) => {
-                let missing = Ok(DriveReply::Accepted(ShardStatus::Missing));
-                self.conclude(operation, appended.batch, &missing);
+        let Some((suspect, _)) = self.suspects.known.get(&operation) else { return };
+        tracing::warn!(drive = %self.id(), %operation, rot, "a shard is rotten: missing from now on");
+        let (register, place) = (suspect.register.clone(), suspect.record.place.clone());
+        let lost = Record::Lost { register, operation, place };
+        self.work(move |drive| {
+            // Applies only where the place still stands: what was moved or dropped meanwhile, and its
+            // blocks used again, is no rot.
+            match drive.record(&lost, true) {
+                Err(stop @ (Stop::Waits(_) | Stop::NoRoom)) => return Err(stop),
+                Err(Stop::Failed(class, message)) => {
+                    drive.conclude(operation, 0, &Err((class, message)));
+                }
+                Err(Stop::Refused(_)) => drive.conclude(operation, 0, &Ok(DriveReply::Done)),
+                Ok(appended) => {
+                    let missing = Ok(DriveReply::Accepted(ShardStatus::Missing));
+                    drive.conclude(operation, appended.batch, &missing);
+                }
             }
-            Err(Stop::Failed(class, message)) => {
-                self.conclude(operation, 0, &Err((class, message)));
-            }
-            Err(Stop::Refused(_)) => self.conclude(operation, 0, &Ok(DriveReply::Done)),
-        }
+            Ok(())
+        });
     }
 
     /// Tells all who wait for a verdict.
@@ -152,21 +161,13 @@ impl Drive {
         gate: u64,
         verdict: &Result<DriveReply, (ErrorClass, String)>,
     ) {
-        let Some(suspect) = self.suspects.known.remove(&operation) else { return };
-        for done in suspect.waiting {
+        let Some((_, waiting)) = self.suspects.known.remove(&operation) else { return };
+        for done in waiting {
             let decision: Decision =
                 verdict.clone().map_err(|(class, message)| Stop::Failed(class, message));
             self.answer(gate, decision, done);
         }
     }
-}
-
-/// What is known of a suspicion before any byte is read.
-enum Suspicion {
-    /// Nothing is left to find out.
-    Settled(DriveReply),
-    /// To be looked at: the register that names the shard, and the shard's shape.
-    Open(Bytes, Geometry),
 }
 
 /// The shape of an operation's bytes, by the drive's own word: of an entry or of a part it names.
