@@ -71,6 +71,13 @@ impl Front {
         self.ready.store(ready, Ordering::SeqCst);
     }
 
+    /// Ends the long streams of peers, which their connections would wait for.
+    fn drain(&self) {
+        if let Some(fabric) = &self.fabric {
+            fabric.drain();
+        }
+    }
+
     async fn answer(
         self: Arc<Self>,
         request: Request<Incoming>,
@@ -185,6 +192,7 @@ pub async fn serve(
         });
     }
     drop(listener);
+    door.front.drain();
     let drained = tokio::time::timeout(DRAIN, graceful.shutdown()).await;
     if drained.is_err() {
         tracing::warn!("some connections did not end within {DRAIN:?}; they are cut");

@@ -13,12 +13,13 @@
 use std::{sync::Arc, time::Duration};
 
 use holdfast_proto::v1;
+use holdfast_types::DriveId;
 use tokio::{sync::watch, task::JoinHandle};
 
 use super::{
     RemoteConfig,
     fault::{CallFault, describe},
-    session::{Session, control_client},
+    session::Session,
     settings,
 };
 
@@ -156,12 +157,13 @@ async fn tend(session: &Session, config: &RemoteConfig) {
             () = session.over() => return,
             () = pause => {}
         }
-        let mut client = control_client(session.control());
-        let probe = client.call(v1::CallRequest::default());
+        let ask = v1::CallRequest::default();
+        let probe = session.exchange(false).call(&ask);
         match tokio::time::timeout(settings::KEEP_ALIVE_TIMEOUT, probe).await {
             Ok(Ok(_)) => {}
-            Ok(Err(status)) => {
-                tracing::warn!(node = config.url, "probe node: {}", status.message());
+            Ok(Err(fault)) => {
+                let why = fault.error(&config.url, DriveId::NIL);
+                tracing::warn!(node = config.url, "probe node: {why}");
                 return;
             }
             Err(_) => {
