@@ -140,9 +140,10 @@ impl SetActor {
     /// Asks the drives that are down for their facts. True while some are still down.
     async fn probe(&self) -> bool {
         let Some(set) = self.set.upgrade() else { return false };
-        let down: Vec<usize> = (0..set.slots.len()).filter(|s| set.health.is_down(*s)).collect();
+        let down: Vec<usize> =
+            (0..usize::from(set.n())).filter(|s| set.health.is_down(*s)).collect();
         for slot in down {
-            let request = vec![(set.slots[slot].drive, DriveRequest::Facts)];
+            let request = vec![(set.slot(slot).drive, DriveRequest::Facts)];
             let call = set.node_of(slot).call(self.probe_every, request);
             let answer = tokio::time::timeout(self.probe_every * 2, call).await;
             let facts = answer.ok().and_then(|mut results| results.pop());
@@ -167,7 +168,7 @@ async fn sleep_until(at: Option<Instant>) {
 impl SetShared {
     /// Tells all drives that are up what was chosen, one message a node.
     pub(crate) async fn settle_now(self: &Arc<Self>, notes: Vec<Note>) {
-        let mut requests = Vec::with_capacity(notes.len() * self.slots.len());
+        let mut requests = Vec::with_capacity(notes.len() * usize::from(self.n()));
         for note in notes {
             for shard in self.up(&note.route) {
                 let settle = Settle {

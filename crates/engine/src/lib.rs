@@ -25,6 +25,8 @@
 //! | `actor`, `health` | what a set owns: settle batches, the view of its drives |
 //! | [`admin`] | what operators see |
 //! | `report` | drives are told of shards that could not be read |
+//! | [`members`], `membership` | who is in a set, and how that changes |
+//! | [`rebuild`], `compare` | a drive that took a slot over gets what it should hold |
 //! | [`workers`], `heal` | the background: rolling forward, healing, purging |
 //! | `round`, `task` | one message a node; where tasks are started |
 //! | `registry`, `buckets`, [`bucket_record`] | stamps of buckets; their life; what the registry holds |
@@ -41,6 +43,7 @@ pub mod admin;
 mod admission;
 pub mod api;
 pub mod checksum;
+mod compare;
 mod conversation;
 pub mod draft;
 pub mod engine;
@@ -51,12 +54,15 @@ mod heal;
 mod health;
 mod inline;
 pub mod knobs;
+pub mod members;
+mod membership;
 pub mod meta;
 mod object;
 #[cfg(test)]
 mod primitives_tests;
 mod range;
 mod read;
+pub mod rebuild;
 mod receive;
 mod registry;
 mod report;

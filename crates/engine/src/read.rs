@@ -134,7 +134,9 @@ impl SetShared {
         if shards.len() < usize::from(self.quorum.read()) {
             shards = (0..self.n()).collect();
         }
-        let node_of = |shard: u8| self.slots[route.slots[usize::from(shard)]].node;
+        let members = self.members.now();
+        let slot_of = |shard: u8| &members.slots[route.slots[usize::from(shard)]];
+        let node_of = |shard: u8| slot_of(shard).node;
         let mut turn: Vec<_> = Vec::new();
         for shard in &shards {
             let node = node_of(*shard);
@@ -145,7 +147,7 @@ impl SetShared {
         let rank = |shard: u8| {
             let node = node_of(shard);
             let turn = turn.iter().position(|n| *n == node);
-            (Some(node) != self.local, turn, shard)
+            (slot_of(shard).rebuilding, Some(node) != self.local, turn, shard)
         };
         shards.sort_by_key(|shard| rank(*shard));
         shards
@@ -173,13 +175,16 @@ fn with_inline(candidate: Candidate, mut inline: Vec<InlineShard>) -> Found {
     Found { candidate, inline }
 }
 
-/// Fails when the drive says that the caller's view of the bucket is old: the request starts again.
+/// Fails when the drive says that the caller's view of the bucket, or of the set, is old: the request starts again.
 pub(crate) fn check_scope(error: &DriveError) -> Result<(), StoreError> {
     match error {
         DriveError::Refused {
             refusal: Refusal::BucketOutdated { current } | Refusal::BucketNotLive { current },
             ..
         } => Err(StoreError::BucketChanged { current: *current }),
+        DriveError::Refused { refusal: Refusal::SetOutdated { current }, .. } => {
+            Err(StoreError::SetChanged { current: *current })
+        }
         _ => Ok(()),
     }
 }

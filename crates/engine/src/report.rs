@@ -52,7 +52,7 @@ impl SetShared {
             // Past the drive's own queue: a look at a shard takes its time, and is no sign of illness.
             let call = set
                 .node_of(slot)
-                .call(set.knobs.call, vec![(set.slots[slot].drive, DriveRequest::Verify(verify))]);
+                .call(set.knobs.call, vec![(set.slot(slot).drive, DriveRequest::Verify(verify))]);
             let wait: Duration = set.knobs.call * 2;
             let answers = tokio::time::timeout(wait, call).await.unwrap_or_default();
             let found = answers.into_iter().next();

@@ -34,6 +34,8 @@ impl Restored {
 /// One body whose shards are restored.
 #[derive(Clone)]
 pub(crate) struct Body {
+    /// The register that names it.
+    pub(crate) version: VersionId,
     pub(crate) operation: OperationId,
     pub(crate) geometry: Geometry,
 }
@@ -49,12 +51,23 @@ impl SetShared {
         entry: &Entry,
         shards: &[u8],
     ) -> Result<Restored, StoreError> {
-        let body = Body { operation: entry.operation, geometry: entry.geometry };
+        let body = Body { version, operation: entry.operation, geometry: entry.geometry };
+        self.restore_body(scope, route, body, shards).await
+    }
+
+    /// As [`Self::restore`], of any body whose shards lie where the key's do: a part's, say.
+    pub(crate) async fn restore_body(
+        self: &Arc<Self>,
+        scope: BucketStamp,
+        route: &Route,
+        body: Body,
+        shards: &[u8],
+    ) -> Result<Restored, StoreError> {
         let target = Arc::new(Target {
             set: self.clone(),
             route: route.clone(),
             scope,
-            version,
+            version: body.version,
             operation: body.operation,
             geometry: body.geometry,
             last: body.geometry.stripe_count() - 1,
@@ -170,7 +183,7 @@ impl Sinks {
         for shard in shards {
             let slot = target.route.slots[usize::from(*shard)];
             let upload = UploadTarget {
-                drive: target.set.slots[slot].drive,
+                drive: target.set.slot(slot).drive,
                 scope: target.set.scope(target.scope),
                 key: target.route.key.clone(),
                 operation: target.operation,

@@ -20,7 +20,7 @@ use holdfast_drive::{
     node::BlockStream,
 };
 use holdfast_erasure::{decode_stripe, open_block};
-use holdfast_register::Candidate;
+use holdfast_register::{Candidate, Refusal};
 use holdfast_types::{
     BucketStamp, ErrorClass, Geometry, OperationId, RegisterKey, ShardIndex, VersionId,
 };
@@ -199,7 +199,7 @@ impl SetShared {
             let slot = route.slots[usize::from(shard)];
             let away = self.health.is_down(slot);
             let unsure = own && !candidate.shards.has(shard);
-            let local = Some(self.slots[slot].node) == self.local;
+            let local = Some(self.slot(slot).node) == self.local;
             (away, self.health.is_suspect(slot), shard >= k, unsure, !local, shard)
         };
         shards.sort_by_key(|shard| rank(*shard));
@@ -362,7 +362,7 @@ fn fetch(target: Arc<Target>, source: Source, stripe: u64) -> BoxFuture<'static,
         let fetched = tokio::time::timeout(idle, fetch_block(&target, source, stripe)).await;
         let slot = target.route.slots[usize::from(shard)];
         let late = || {
-            let drive = target.set.slots[slot].drive;
+            let drive = target.set.slot(slot).drive;
             Err(DriveError::failed(drive, ErrorClass::TimedOut, "no block in time"))
         };
         let took = target.set.clock.monotonic_micros().saturating_sub(begun);
@@ -392,8 +392,8 @@ pub(crate) async fn open_blocks(
     block_count: u64,
 ) -> Result<BlockStream, DriveError> {
     let slot = target.route.slots[usize::from(shard)];
-    let read = ShardRead {
-        drive: target.set.slots[slot].drive,
+    let read = || ShardRead {
+        drive: target.set.slot(slot).drive,
         scope: target.set.scope(target.scope),
         operation: target.operation,
         shard: ShardIndex(shard),
@@ -401,8 +401,15 @@ pub(crate) async fn open_blocks(
         first_block,
         block_count,
     };
-    let drive = read.drive;
-    let mut chunks = target.set.node_of(slot).read_shard(read).await?;
+    let drive = target.set.slot(slot).drive;
+    let opened = target.set.node_of(slot).read_shard(read()).await;
+    let mut chunks = match opened {
+        Err(DriveError::Refused { refusal: Refusal::SetOutdated { current }, .. }) => {
+            target.set.refresh(current).await;
+            target.set.node_of(slot).read_shard(read()).await?
+        }
+        opened => opened?,
+    };
     let geometry = target.geometry;
     // A chunk may hold several blocks, or a part of one: cut them anew.
     let mut rest = BytesMut::new();
@@ -447,7 +454,7 @@ pub(crate) async fn next_block(
     blocks: &mut BlockStream,
 ) -> Result<Bytes, DriveError> {
     let slot = target.route.slots[usize::from(shard)];
-    let drive = target.set.slots[slot].drive;
+    let drive = target.set.slot(slot).drive;
     let ended = || DriveError::failed(drive, ErrorClass::Damaged, "the shard's stream ended early");
     let sealed = blocks.next().await.ok_or_else(ended)??;
     let salt = target.set.salt(&target.route, target.operation, shard);

@@ -9,6 +9,7 @@ use crate::{
     conversation::{Conversation, Pause},
     draft::Draft,
     error::StoreError,
+    members::SET_CHANGES_MAX,
     set::SetHandle,
     staged::Staged,
 };
@@ -34,7 +35,7 @@ impl SetHandle {
     ) -> Result<Ballot, StoreError> {
         let set = &self.shared;
         let route = set.route(&key)?;
-        let mut shapes = 0;
+        let (mut shapes, mut changes) = (0, 0);
         loop {
             set.check_writable()?;
             shapes += 1;
@@ -58,7 +59,14 @@ impl SetHandle {
                     if shapes < SHAPES_MAX
                         && staged.is_reshapable()
                         && set.width(staged.geometry.size) != staged.geometry.data_shards => {}
-                Err(failure) => return Err(talk.explain(failure)),
+                Err(failure) => match talk.explain(failure) {
+                    // Nothing was written: again, under the set's newer membership.
+                    StoreError::SetChanged { current } if changes < SET_CHANGES_MAX => {
+                        changes += 1;
+                        set.refresh(current).await;
+                    }
+                    error => return Err(error),
+                },
             }
         }
     }

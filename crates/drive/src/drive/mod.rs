@@ -20,6 +20,7 @@
 //! | `read` | Prepare, Read, Scan, shards |
 //! | `audit` | compares what is counted with what is held |
 //! | `chores` | lists of work, pins |
+//! | `member` | set epochs, floors, the index to compare |
 //! | `volatile` | promises and memory, which a restart forgets |
 //! | `jobs` | what happens in the background: spare segments and volumes |
 //! | `checkpoint` | overlay to run, manifest, merges, the index |
@@ -31,6 +32,7 @@ mod audit;
 mod checkpoint;
 mod chores;
 mod jobs;
+mod member;
 mod open;
 mod read;
 mod recycle;
@@ -54,7 +56,7 @@ use holdfast_types::{
 };
 
 use crate::{
-    api::{DriveError, DriveFacts, DriveReply, DriveRequest, Scope},
+    api::{DriveError, DriveFacts, DriveReply, DriveRequest, Scope, Standing},
     disk::{BLOCK_U64, Disk, Space},
     gate::{Completion, Gate},
     identity::Identity,
@@ -152,6 +154,8 @@ pub struct Drive {
     segment_leases: HashMap<u32, Arc<()>>,
     /// Promises up to the ceiling wait for this batch.
     ceiling_gate: u64,
+    /// Answers under the adopted set epoch wait for this batch.
+    epoch_gate: u64,
     read_jobs: Vec<ReadJob>,
     waits: Waits,
     /// Inline shards of batches that are not durable yet, by operation, with their batch: they are
@@ -196,6 +200,10 @@ impl Stop {
     }
 }
 
+/// What a drive says of itself before the others have taken it in.
+const JOINING: &str =
+    "it is new here and waits for the other drives of its set to take it in; bring them back";
+
 /// A decision: the batch that the answer rests on is gathered in `gate` on the way, so that refusals
 /// wait for what they looked at, too.
 type Decision = Result<DriveReply, Stop>;
@@ -226,6 +234,7 @@ impl Drive {
     }
 
     fn decide(&mut self, request: &DriveRequest, gate: &mut u64) -> Result<Reply, Stop> {
+        self.check_joined(request)?;
         let reply = match request {
             DriveRequest::Prepare(prepare) => return self.prepare(prepare, gate),
             DriveRequest::Read(read) => return self.read(read, gate),
@@ -239,6 +248,7 @@ impl Drive {
             DriveRequest::InstallBucket(scope) => self.install_bucket(scope, gate),
             DriveRequest::Pin(pin) => self.pin(pin.clone()),
             DriveRequest::Verify(verify) => return self.verify(verify, gate),
+            DriveRequest::Member(request) => self.member(request, gate),
         };
         reply.map(Reply::Whole)
     }
@@ -316,8 +326,12 @@ impl Drive {
         let fenced = self.gate.fenced();
         let state = match &fenced {
             Some(_) => DriveState::Faulty,
-            None if self.background.is_reindexing() => DriveState::Reindexing,
-            None => DriveState::Healthy,
+            None => match self.table.facts.standing {
+                Standing::Joining => DriveState::Faulty,
+                Standing::Rebuilding => DriveState::Rebuilding,
+                Standing::Counting if self.background.is_reindexing() => DriveState::Reindexing,
+                Standing::Counting => DriveState::Healthy,
+            },
         };
         let facts = &self.table.facts;
         let spare = self.space.free_bytes.saturating_sub(self.options.volumes.reserve);
@@ -325,9 +339,15 @@ impl Drive {
             drive: self.identity.drive,
             path: self.disk.name().to_owned(),
             state,
-            reason: fenced.map_or_else(String::new, |cause| {
-                format!("a sync failed ({cause}); restart its node after a check, or replace it")
-            }),
+            reason: match fenced {
+                Some(cause) => {
+                    format!(
+                        "a sync failed ({cause}); restart its node after a check, or replace it"
+                    )
+                }
+                None if self.table.facts.standing == Standing::Joining => JOINING.to_owned(),
+                None => String::new(),
+            },
             capacity_bytes: self.space.capacity_bytes,
             free_bytes: spare + self.volumes.free_blocks() * BLOCK_U64,
             used_bytes: facts.used_bytes,
@@ -356,6 +376,7 @@ impl Drive {
 
     /// Checks the scope of a request, and installs its bucket stamp first when it is newer.
     fn admit(&mut self, scope: &Scope, write: bool, gate: &mut u64) -> Result<(), Stop> {
+        self.meet_epoch(scope.set_epoch, gate)?;
         let known = self.table.buckets.get(&scope.bucket.id).copied();
         *gate = (*gate).max(known.map_or(0, |known| known.gate));
         let stamp = known.map(|known| known.stamp);

@@ -19,7 +19,8 @@ use self::gather::Gather;
 use crate::{
     actor::Batch,
     api::{
-        DriveError, DriveReply, DriveRequest, DriveResult, ShardRead, ShardSource, UploadTarget,
+        DriveError, DriveReply, DriveRequest, DriveResult, MemberRequest, ShardRead, ShardSource,
+        UploadTarget,
     },
     node::{BlockStream, Node, ShardUpload},
     supervisor::{NodeShared, Routes},
@@ -113,10 +114,16 @@ fn log_bytes(request: &DriveRequest) -> usize {
     let (entry, source) = match request {
         DriveRequest::Accept(accept) => (&accept.entry, &accept.source),
         DriveRequest::Install(install) => (&install.entry, &install.source),
+        DriveRequest::Member(MemberRequest::Restock(restock)) => {
+            return RECORD_BYTES + inline_len(&restock.source);
+        }
         _ => return 0,
     };
-    let shard = if let ShardSource::Inline(bytes) = source { bytes.len() } else { 0 };
-    RECORD_BYTES + entry.metadata.len() + entry.parts.len() * 32 + shard
+    RECORD_BYTES + entry.metadata.len() + entry.parts.len() * 32 + inline_len(source)
+}
+
+fn inline_len(source: &ShardSource) -> usize {
+    if let ShardSource::Inline(bytes) = source { bytes.len() } else { 0 }
 }
 
 #[async_trait]

@@ -13,6 +13,7 @@
 //! itself. The supervisor is never on the way of a request: routes are shared with the carrier.
 
 mod opening;
+mod reseat;
 mod routes;
 mod start;
 
@@ -24,8 +25,10 @@ use parking_lot::Mutex;
 
 pub(crate) use self::routes::{Bulk, NodeShared, Route, Routes, SeatView};
 pub use self::{
-    opening::{DiskFactory, OpenRefusal, Opened},
-    start::{NodeHandle, StartError, arbiters_of, start_supervisor},
+    opening::{DiskFactory, OpenRefusal, Opened, Trouble},
+    reseat::{Fail, Reseat},
+    routes::NOT_HERE,
+    start::{NodeHandle, SeatReport, StartError, arbiters_of, start_supervisor},
 };
 use crate::{
     actor::{Adopt, DriveEvent, DriveGroup, DriveParts, Place, Release},
@@ -173,17 +176,17 @@ impl NodeSupervisor {
         };
         let done = move |result| address.do_send(Opened { seat: at, incarnation, result });
         if let Err(cause) = opening::spawn("hf-open", move || done(opening.run())) {
-            self.give_up(at, &cause);
+            self.give_up(at, &cause, Trouble::Other);
         }
     }
 
     /// The seat's drive does not serve, for this reason.
-    fn give_up(&mut self, at: usize, reason: &str) {
+    fn give_up(&mut self, at: usize, reason: &str, trouble: Trouble) {
         let state = &mut self.seats[at];
         tracing::error!(path = state.seat.path, reason, "a drive does not serve");
         state.status = Status::Down;
         let view = SeatView::down(&state.seat, DriveState::Faulty, reason);
-        self.shared.set_seat(at, view);
+        self.shared.set_seat(at, view.with_trouble(trouble));
     }
 
     /// Takes a seat's drive out of its actor and closes it on a thread of its own, then calls `then`
@@ -239,7 +242,9 @@ impl Handler<Opened> for NodeSupervisor {
                 // Opened too late for anybody: close it where that may block.
                 let _ = opening::spawn("hf-close", move || parts.close());
             }
-            Err(OpenRefusal(reason)) if current => self.give_up(opened.seat, &reason),
+            Err(OpenRefusal { reason, trouble }) if current => {
+                self.give_up(opened.seat, &reason, trouble);
+            }
             Err(_) => {}
         }
     }
@@ -268,7 +273,8 @@ impl Handler<News> for NodeSupervisor {
         let failures = state.failures;
         if failures >= FAILURES_MAX {
             let cure = "restart its node after a look at the log, or replace it";
-            self.give_up(news.seat, &format!("it failed {failures} times ({cause}); {cure}"));
+            let reason = format!("it failed {failures} times ({cause}); {cure}");
+            self.give_up(news.seat, &reason, Trouble::Other);
             self.close(news.seat, || ());
             return;
         }

@@ -13,7 +13,7 @@ use crate::{
 const SIZES: [usize; 4] = [0, 10_240, 200_000, 2 << 20];
 
 /// Whether every drive holds the key's entry settled, with all holders known and its shard there.
-async fn is_whole(world: &World, key: &str) -> bool {
+pub(super) async fn is_whole(world: &World, key: &str) -> bool {
     let operation = world.operation(key).await;
     let full = (1_u32 << world.drives().len()) - 1;
     world.drives().into_iter().all(|(node, drive)| {
@@ -104,7 +104,7 @@ async fn rot_is_recorded_and_healed() {
                     set.shared.sources(&route, &found, data)
                 };
                 let first = read_first[round % usize::from(data)];
-                let slot = &set.shared.slots[route.slots[usize::from(first)]];
+                let slot = set.shared.slot(route.slots[usize::from(first)]);
                 let (node, drive) = (&world.nodes[slot.node.get()], slot.drive);
                 let harmed = if round % 2 == 1 {
                     node.with_drive(drive, |d| d.lose_shard(operation))

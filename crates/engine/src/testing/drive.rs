@@ -1,6 +1,7 @@
 //! A drive in memory: the register rules of `holdfast-register` over ordered maps.
 
 mod chores;
+mod members;
 mod rot;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -8,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use bytes::Bytes;
 use holdfast_drive::api::{
     Accept, DriveError, DriveFacts, DriveReply, DriveRequest, DriveResult, Guard, InlineShard,
-    Install, Pin, Prepare, Purge, Read, Scope, Settle, ShardRead, ShardSource, UploadHandle,
-    UploadTarget,
+    Install, Pin, Prepare, Purge, Read, Scope, Settle, ShardRead, ShardSource, Standing,
+    UploadHandle, UploadTarget,
 };
 use holdfast_register::{
     AcceptVerdict, DriveView, Held, HolderMask, KeyState, KeyView, Refusal, RegisterState,
@@ -43,6 +44,8 @@ pub struct MemoryDrive {
     buckets: HashMap<BucketId, BucketStamp>,
     purge_floor: Ballot,
     set_epoch: SetEpoch,
+    membership: Bytes,
+    standing: Standing,
     floor: Ballot,
     ceiling: Ballot,
     open: u64,
@@ -72,6 +75,8 @@ impl MemoryDrive {
             buckets: HashMap::new(),
             purge_floor: Ballot::ZERO,
             set_epoch,
+            membership: Bytes::new(),
+            standing: Standing::Counting,
             floor: Ballot::ZERO,
             ceiling: Ballot::ZERO,
             open: 1,
@@ -153,6 +158,7 @@ impl MemoryDrive {
 
     /// Carries out one command.
     pub(super) fn handle(&mut self, now: HybridTime, request: DriveRequest) -> DriveResult {
+        self.check_joined(&request)?;
         match request {
             DriveRequest::Accept(accept) => self.accept(now, accept),
             DriveRequest::Install(install) => self.install(now, install),
@@ -172,6 +178,7 @@ impl MemoryDrive {
             }
             DriveRequest::Facts => Ok(DriveReply::Facts(self.facts())),
             DriveRequest::Verify(verify) => self.verify(now, &verify),
+            DriveRequest::Member(request) => self.member(now, request),
         }
     }
 
@@ -183,6 +190,7 @@ impl MemoryDrive {
     }
 
     fn admit(&mut self, now: HybridTime, scope: Scope, write: bool) -> Result<(), DriveError> {
+        self.set_epoch = self.set_epoch.max(scope.set_epoch);
         let known = self.buckets.get(&scope.bucket.id).copied();
         let view = self.view(now);
         let admitted = decide::admit(&view, known, scope.bucket, scope.set_epoch, write);

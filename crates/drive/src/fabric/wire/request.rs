@@ -179,6 +179,7 @@ fn request<'a>(command: &'a DriveRequest, to: &mut Tables<'a>) -> v1::drive_requ
             operation: value::id(verify.operation.to_bytes()),
             shard: verify.shard.0.into(),
         }),
+        DriveRequest::Member(asked) => Kind::Member(super::member::request(asked)),
     }
 }
 
@@ -209,7 +210,7 @@ fn scanned(scan: &Scan) -> v1::Scan {
     }
 }
 
-fn source(source: &ShardSource) -> v1::ShardSource {
+pub(super) fn source(source: &ShardSource) -> v1::ShardSource {
     use v1::shard_source::Source;
     let kind = match source {
         ShardSource::NoData => Source::NoData(true),
@@ -221,7 +222,7 @@ fn source(source: &ShardSource) -> v1::ShardSource {
     v1::ShardSource { source: Some(kind) }
 }
 
-fn read_source(message: Option<v1::ShardSource>) -> Result<ShardSource, WireError> {
+pub(super) fn read_source(message: Option<v1::ShardSource>) -> Result<ShardSource, WireError> {
     use v1::shard_source::Source;
     let source = message.and_then(|message| message.source);
     Ok(match source.ok_or(WireError::Missing("shard source"))? {
@@ -248,7 +249,7 @@ fn read_chore_kind(number: u32) -> Result<ChoreKind, WireError> {
         .ok_or(WireError::Malformed("chore kind"))
 }
 
-fn operation(bytes: &[u8]) -> Result<OperationId, WireError> {
+pub(super) fn operation(bytes: &[u8]) -> Result<OperationId, WireError> {
     value::read_id(bytes, "operation").map(OperationId::from_bytes)
 }
 
@@ -323,6 +324,7 @@ impl Records {
             Kind::Pin(pin) => DriveRequest::Pin(read_pin(&pin)?),
             Kind::Facts(_) => DriveRequest::Facts,
             Kind::Verify(verify) => DriveRequest::Verify(self.verify(&verify)?),
+            Kind::Member(asked) => DriveRequest::Member(super::member::read_request(asked)?),
         })
     }
 
