@@ -209,6 +209,23 @@ pub struct ScanPage {
     pub counts: bool,
 }
 
+/// A reader could not read a shard that the drive says it holds. The drive takes nobody's word: it
+/// reads the shard itself, and records it as missing only when it does not verify, so that it is
+/// restored from the others.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Verify {
+    /// Bucket and set.
+    pub scope: Scope,
+    /// The key.
+    pub key: RegisterKey,
+    /// The register.
+    pub version: VersionId,
+    /// Whose bytes: the operation of an entry of the register, or of a part that one names.
+    pub operation: OperationId,
+    /// Which shard.
+    pub shard: ShardIndex,
+}
+
 /// What background workers ask a drive for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ChoreKind {
@@ -286,6 +303,9 @@ pub enum DriveRequest {
     Pin(Pin),
     /// -> [`DriveReply::Facts`]
     Facts,
+    /// -> [`DriveReply::Accepted`] with what is known of the shard now, durably; [`DriveReply::Done`]
+    /// when nothing here names the operation any more.
+    Verify(Verify),
     /// How drives come and go; see [`crate::member`].
     Member(MemberRequest),
 }

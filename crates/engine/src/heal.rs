@@ -96,7 +96,8 @@ impl Engine {
         holders = holders.union(installed.whole);
         if !installed.short.is_empty() {
             let short = std::mem::take(&mut installed.short);
-            let restored = shared.restore(scope, route, &candidate.entry, &short).await?;
+            let (version, entry) = (candidate.version, &candidate.entry);
+            let restored = shared.restore(scope, route, version, entry, &short).await?;
             let again = self
                 .install(set, scope, route, candidate, holders, &short, Some(&restored))
                 .await?;

@@ -17,6 +17,7 @@ use holdfast_types::{
     limits,
     seam::{Clock, Random},
 };
+use tokio::sync::Semaphore;
 
 use crate::{
     actor::Mail,
@@ -54,6 +55,8 @@ pub(crate) struct SetShared {
     pub(crate) health: Health,
     pub(crate) admission: Arc<Admission>,
     pub(crate) mail: Mail,
+    /// One for each report of a shard that could not be read.
+    pub(crate) reports: Arc<Semaphore>,
 }
 
 /// The way to one set.

@@ -147,6 +147,7 @@ impl Drive {
             fresh: HashMap::new(),
             space,
             jobs: Jobs::default(),
+            suspects: super::verify::Suspects::default(),
             background,
             meter: None,
         };
