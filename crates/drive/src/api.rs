@@ -326,6 +326,7 @@ impl DriveRequest {
             Self::InstallBucket(_) => "install bucket",
             Self::Pin(_) => "pin",
             Self::Facts => "facts",
+            Self::Verify(_) => "verify",
             Self::Member(_) => "member",
         }
     }

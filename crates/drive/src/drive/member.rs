@@ -11,7 +11,7 @@ use crate::{
     },
     log::record::Record,
     member::INDEX_LINES_MAX,
-    value::{PLACE_SPACE, Place, PlaceRecord, Value},
+    value::{PLACE_SPACE, PlaceRecord, Value},
 };
 
 use super::{Decision, Drive, Stop, write::Incoming};
