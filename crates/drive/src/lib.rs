@@ -19,6 +19,7 @@
 //! | [`member`] | how drives come and go: set epochs, floors, indexes to compare |
 //! | [`node`] | [`node::Node`], the trait through which drives are reached, one message a node |
 //! | [`drive`] | [`Drive`], the state machine of one drive, without threads |
+//! | [`suspect`] | which drives are slow against their siblings |
 //! | [`table`] | the durable state, and how records change it |
 //! | [`overlay`] | the log's net tail above what runs and index hold |
 //! | [`loaded`] | what I/O threads brought up from below the overlay |
@@ -56,6 +57,7 @@ pub mod node;
 pub mod overlay;
 pub mod runs;
 pub mod supervisor;
+pub mod suspect;
 pub mod table;
 pub mod value;
 pub mod volume;

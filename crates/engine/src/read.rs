@@ -127,7 +127,7 @@ impl SetShared {
         (usual * 2).max(self.knobs.hedge_min)
     }
 
-    /// Shards whose drives are up: local ones first, then node by node, so that few nodes are asked;
+    /// Shards whose drives are up: suspect ones last, local ones first, then node by node, so that few nodes are asked;
     /// which nodes come first varies with the key.
     pub(crate) fn nearest(&self, route: &Route) -> Vec<u8> {
         let mut shards = self.up(route);
@@ -137,6 +137,7 @@ impl SetShared {
         let members = self.members.now();
         let slot_of = |shard: u8| &members.slots[route.slots[usize::from(shard)]];
         let node_of = |shard: u8| slot_of(shard).node;
+        let slow = |shard: u8| self.health.is_suspect(route.slots[usize::from(shard)]);
         let mut turn: Vec<_> = Vec::new();
         for shard in &shards {
             let node = node_of(*shard);
@@ -147,7 +148,8 @@ impl SetShared {
         let rank = |shard: u8| {
             let node = node_of(shard);
             let turn = turn.iter().position(|n| *n == node);
-            (slot_of(shard).rebuilding, Some(node) != self.local, turn, shard)
+            let health = (slot_of(shard).rebuilding, slow(shard));
+            (health, Some(node) != self.local, turn, shard)
         };
         shards.sort_by_key(|shard| rank(*shard));
         shards

@@ -93,13 +93,14 @@ impl SetShared {
         Err(self.below_quorum(self.quorum.read(), have, &failures))
     }
 
-    /// Slots by nearness: local ones first, then node by node, those that are down last.
+    /// Slots by nearness: local ones first, then node by node, those that are slow or down last.
     fn slots_nearest(&self) -> Vec<usize> {
         let mut slots: Vec<usize> = (0..usize::from(self.n())).collect();
         let members = self.members.now();
         let rank = |slot: usize| {
             let Slot { node, rebuilding, .. } = members.slots[slot];
-            (self.health.is_down(slot), rebuilding, Some(node) != self.local, node)
+            let health = (self.health.is_down(slot), rebuilding, self.health.is_suspect(slot));
+            (health, Some(node) != self.local, node)
         };
         slots.sort_by_key(|slot| rank(*slot));
         slots

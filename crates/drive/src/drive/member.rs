@@ -11,7 +11,7 @@ use crate::{
     },
     log::record::Record,
     member::INDEX_LINES_MAX,
-    value::{PLACE_SPACE, Place, Value},
+    value::{PLACE_SPACE, Place, PlaceRecord, Value},
 };
 
 use super::{Decision, Drive, Stop, write::Incoming};
@@ -148,6 +148,16 @@ impl Drive {
         // The drive's own records lie behind the registers'.
         let page = self.table.layers.scan(&list.start, Some(&[PLACE_SPACE]), limit)?;
         *gate = (*gate).max(page.gate);
+        // What is not in memory is brought up by one trip to the I/O threads, not by one a part.
+        let records = page.items.iter().filter_map(|(_, value)| match &**value {
+            Value::Register(record) => Some(record),
+            _ => None,
+        });
+        let entries = records.flat_map(|record| &record.state.entries);
+        let parts = entries.flat_map(|held| held.entry.parts.iter().take(PARTS_LOOKED_AT));
+        let keys = parts.filter(|part| part.geometry.has_data());
+        let keys = keys.map(|part| PlaceRecord::key(part.operation).into());
+        self.table.layers.ready(keys.take(PARTS_LOOKED_MAX + PARTS_LOOKED_AT))?;
         let mut lines = Vec::with_capacity(page.items.len());
         let mut looked = 0;
         let mut next = page.next;

@@ -67,6 +67,7 @@ use crate::{
     },
     meta_index::keeper::IndexBackend,
     overlay::BaseError,
+    suspect::Meter,
     table::{Dropped, Table},
     value::Place,
     volume::{
@@ -164,6 +165,8 @@ pub struct Drive {
     space: Space,
     jobs: jobs::Jobs,
     background: checkpoint::Background,
+    /// Tells whether it is slow against its siblings; set by who judges them all.
+    meter: Option<Arc<Meter>>,
 }
 
 /// Why a request is not carried out, before it becomes an error with the drive's name.
@@ -317,15 +320,22 @@ impl Drive {
         self.uploads.clone()
     }
 
+    /// Whose verdict the drive tells when it is asked for its facts.
+    pub fn judged_by(&mut self, meter: Arc<Meter>) {
+        self.meter = Some(meter);
+    }
+
     /// What an operator sees.
     #[must_use]
     pub fn facts(&self) -> DriveFacts {
         let fenced = self.gate.fenced();
+        let suspicion = self.meter.as_ref().and_then(|meter| meter.verdict());
         let state = match &fenced {
             Some(_) => DriveState::Faulty,
             None => match self.table.facts.standing {
                 Standing::Joining => DriveState::Faulty,
                 Standing::Rebuilding => DriveState::Rebuilding,
+                Standing::Counting if suspicion.is_some() => DriveState::Suspect,
                 Standing::Counting if self.background.is_reindexing() => DriveState::Reindexing,
                 Standing::Counting => DriveState::Healthy,
             },
@@ -343,7 +353,7 @@ impl Drive {
                     )
                 }
                 None if self.table.facts.standing == Standing::Joining => JOINING.to_owned(),
-                None => String::new(),
+                None => suspicion.unwrap_or_default(),
             },
             capacity_bytes: self.space.capacity_bytes,
             free_bytes: spare + self.volumes.free_blocks() * BLOCK_U64,

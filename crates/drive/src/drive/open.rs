@@ -148,6 +148,7 @@ impl Drive {
             space,
             jobs: Jobs::default(),
             background,
+            meter: None,
         };
         drive.raise_open_count(open_count)?;
         Ok(drive)
