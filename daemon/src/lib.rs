@@ -11,6 +11,7 @@
 //! |---|---|
 //! | [`cli`] | the command line |
 //! | [`config`] | command line and environment as one checked value |
+//! | [`faults`] | drives that hang and links that are cut, for tests |
 //! | [`failure`] | one line of cause, one of cure |
 //! | [`whoami`] | which of the cluster's nodes this process is |
 //! | [`folders`] | the drives' folders before they are opened |
@@ -24,6 +25,7 @@
 //! | [`keys`] | secrets that a single node makes for itself |
 //! | [`listener`] | one listener for S3 and the fabric |
 //! | [`seams`] | the real clock and randomness |
+//! | [`telemetry`] | the log, and traces to a collector |
 //! | [`tls`] | TLS at the listener and towards peers, renewal of certificates |
 //! | [`notify`] | systemd is told |
 
@@ -31,6 +33,7 @@ pub mod cli;
 pub mod config;
 pub mod drives;
 pub mod failure;
+pub mod faults;
 pub mod folders;
 pub mod forming;
 pub mod keeper;
@@ -42,5 +45,6 @@ pub mod operator;
 pub mod run;
 pub mod seams;
 pub mod startup;
+pub mod telemetry;
 pub mod tls;
 pub mod whoami;

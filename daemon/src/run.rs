@@ -12,9 +12,10 @@ use std::{
 
 use futures::future::BoxFuture;
 use holdfast_drive::{
-    fabric::{Dialer, FabricService, Here, Host, HostConfig, TcpDialer, auth::Key},
+    fabric::{Dialer, FabricService, Here, Host, HostConfig, auth::Key},
     node::Node,
     supervisor::NodeHandle,
+    traced::{Side, Traced},
 };
 use holdfast_engine::{Engine, EngineConfig, Knobs};
 use holdfast_placement::{Layout, PoolSpec};
@@ -31,13 +32,14 @@ use crate::{
     config::{Config, DEFAULT_DATA, Role, RootKeys},
     drives,
     failure::Failure,
+    faults::Faults,
     folders::Folders,
     forming::Document,
     keeper::{Keeper, Wishes},
     keys,
     listener::{self, Front},
     members::{Links, Members, Peers},
-    notify::notify,
+    notify::{notify, watchdog_every},
     operator::Operator,
     seams::{SystemClock, SystemRandom},
     startup::{LocalStartup, Member, Reports, fetch_layout, find_layout, my_index},
@@ -50,7 +52,7 @@ const OPEN_PATIENCE: Duration = Duration::from_secs(8);
 
 /// Drives are given this long to close. With [`listener::DRAIN`] for busy connections, and none when
 /// they are idle.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+pub const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How often readiness is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -72,6 +74,7 @@ struct Process {
     /// Where generated credentials are kept, when they are.
     generated: Option<PathBuf>,
     notify_socket: Option<String>,
+    faults: Arc<Faults>,
 }
 
 /// What runs until the end.
@@ -99,9 +102,13 @@ pub async fn run(
         running = process.start() => running?,
         () = &mut stop => return Ok(()),
     };
+    let serve = async {
+        process.become_ready(&running).await;
+        stop.await;
+    };
     tokio::select! {
-        () = process.become_ready(&running) => stop.await,
-        () = &mut stop => {}
+        () = serve => {}
+        () = process.feed_watchdog(env) => {}
     }
     process.end(running).await;
     Ok(())
@@ -136,6 +143,7 @@ impl Process {
             root,
             generated,
             notify_socket: env.get("NOTIFY_SOCKET").cloned(),
+            faults: Faults::from_env(env),
             config,
         })
     }
@@ -176,7 +184,7 @@ impl Process {
         });
         let front = Front::new(Some(FabricService::new(host.clone())));
         let (listener, stop_listener) = self.listen(listener, &front);
-        let mut peers = self.peers(here.subscribe());
+        let mut peers = self.peers(&url, here.subscribe());
         let member = |(n, url): (usize, &String)| match n == me {
             true => Member::Me(startup.clone()),
             false => Member::Peer(peers.reach(url)),
@@ -189,7 +197,7 @@ impl Process {
         let my_index = my_index(&document.layout, &url)?;
         here.send_replace(here_in(&url, &document));
         let drives = self.open_drives(&startup, &document, my_index).await?;
-        let local: Arc<dyn Node> = drives.node();
+        let local: Arc<dyn Node> = Traced::new(drives.node(), Side::Local);
         host.serve(local.clone());
         let members = Members::new(document.layout.clone(), Some((my_index, local)), &mut peers);
         let members = Arc::new(members);
@@ -222,7 +230,7 @@ impl Process {
         let listener = listener::bind(self.config.listen).await?;
         let front = Front::new(None);
         let (listener, stop_listener) = self.listen(listener, &front);
-        let mut peers = self.peers(here.subscribe());
+        let mut peers = self.peers(&name, here.subscribe());
         let nodes: Vec<_> = urls.iter().map(|url| peers.reach(url)).collect();
         let document = fetch_layout(&nodes, self.clock.as_ref()).await?;
         here.send_replace(here_in(&name, &document));
@@ -254,10 +262,10 @@ impl Process {
         find_me(urls, self.config.listen, &known)
     }
 
-    fn peers(&self, here: watch::Receiver<Here>) -> Peers {
+    fn peers(&self, name: &str, here: watch::Receiver<Here>) -> Peers {
         let dialer: Arc<dyn Dialer> = match &self.certs {
             Some(certs) => Arc::new(TlsDialer(certs.clone())),
-            None => Arc::new(TcpDialer),
+            None => self.faults.dialer(name),
         };
         Peers::new(Links {
             key: self.key.clone(),
@@ -306,7 +314,8 @@ impl Process {
         let surveyed = tokio::task::spawn_blocking(look).await;
         let surveyed = surveyed.expect("looking at folders does not panic");
         let (layout, clock) = (&document.layout, self.clock.clone());
-        let drives = drives::open(layout, me, &surveyed, self.config.arbiters, clock)?;
+        let drives =
+            drives::open(layout, me, &surveyed, self.config.arbiters, clock, &self.faults)?;
         if !drives.opened(OPEN_PATIENCE).await {
             tracing::warn!("some drives are still being opened; they join when they are");
         }
@@ -360,6 +369,19 @@ impl Process {
         tracing::info!(endpoint, "ready");
         if let Some(file) = &self.generated {
             println!("{}", greeting(&endpoint, &self.root, file));
+        }
+    }
+
+    /// Tells systemd that the runtime is alive, for as long as it is. Never returns.
+    async fn feed_watchdog(&self, env: &HashMap<String, String>) {
+        let set = |name: &str| env.get(name).map(String::as_str);
+        let (usec, pid) = (set("WATCHDOG_USEC"), set("WATCHDOG_PID"));
+        let Some(every) = watchdog_every(usec, pid, std::process::id()) else {
+            return std::future::pending().await;
+        };
+        loop {
+            self.tell("WATCHDOG=1");
+            tokio::time::sleep(every).await;
         }
     }
 

@@ -18,7 +18,9 @@
 //! | [`conformance`] | what every [`node::Node`] must do, as a suite over all carriers |
 //! | [`member`] | how drives come and go: set epochs, floors, indexes to compare |
 //! | [`node`] | [`node::Node`], the trait through which drives are reached, one message a node |
+//! | [`traced`] | a node whose calls are spans of a trace |
 //! | [`drive`] | [`Drive`], the state machine of one drive, without threads |
+//! | [`suspect`] | which drives are slow against their siblings |
 //! | [`table`] | the durable state, and how records change it |
 //! | [`overlay`] | the log's net tail above what runs and index hold |
 //! | [`loaded`] | what I/O threads brought up from below the overlay |
@@ -56,7 +58,9 @@ pub mod node;
 pub mod overlay;
 pub mod runs;
 pub mod supervisor;
+pub mod suspect;
 pub mod table;
+pub mod traced;
 pub mod value;
 pub mod volume;
 

@@ -211,6 +211,7 @@ impl SetShared {
                 set: self.clone(),
                 route: route.clone(),
                 scope: stamp,
+                version: candidate.version,
                 operation: part.operation,
                 geometry: part.geometry,
                 last: 0,

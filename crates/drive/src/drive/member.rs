@@ -11,7 +11,7 @@ use crate::{
     },
     log::record::Record,
     member::INDEX_LINES_MAX,
-    value::{PLACE_SPACE, Place, Value},
+    value::{PLACE_SPACE, PlaceRecord, Value},
 };
 
 use super::{Decision, Drive, Stop, write::Incoming};
@@ -150,6 +150,16 @@ impl Drive {
         // The drive's own records lie behind the registers'.
         let page = self.table.layers.scan(&list.start, Some(&[PLACE_SPACE]), limit)?;
         *gate = (*gate).max(page.gate);
+        // What is not in memory is brought up by one trip to the I/O threads, not by one a part.
+        let records = page.items.iter().filter_map(|(_, value)| match &**value {
+            Value::Register(record) => Some(record),
+            _ => None,
+        });
+        let entries = records.flat_map(|record| &record.state.entries);
+        let parts = entries.flat_map(|held| held.entry.parts.iter().take(PARTS_LOOKED_AT));
+        let keys = parts.filter(|part| part.geometry.has_data());
+        let keys = keys.map(|part| PlaceRecord::key(part.operation).into());
+        self.table.layers.ready(keys.take(PARTS_LOOKED_MAX + PARTS_LOOKED_AT))?;
         let mut lines = Vec::with_capacity(page.items.len());
         let mut looked = 0;
         let mut next = page.next;
@@ -185,7 +195,7 @@ impl Drive {
         let mut missing = 0;
         for part in entry.parts.iter().take(PARTS_LOOKED_AT).filter(|p| p.geometry.has_data()) {
             let (record, _) = self.table.place(part.operation)?;
-            missing += u32::from(record.place.is_none());
+            missing += u32::from(!record.is_whole());
         }
         Ok(missing)
     }
@@ -222,7 +232,9 @@ impl Drive {
         }
         self.check_room()?;
         self.check_space(&part)?;
-        let record = Record::Move { operation: restock.operation, old: Place::None, new: shard };
+        // From nowhere, or from where it was found rotten.
+        let old = self.table.place(restock.operation)?.0.place;
+        let record = Record::Move { operation: restock.operation, old, new: shard };
         let appended = self.record(&record, true)?;
         if let Some(handle) = upload {
             self.uploads.take(handle);

@@ -25,6 +25,7 @@
 //! | `jobs` | what happens in the background: spare segments and volumes |
 //! | `checkpoint` | overlay to run, manifest, merges, the index |
 //! | `recycle` | segments used again, live shards moved out of them |
+//! | `verify` | shards that are suspected of rot, read again and recorded as missing |
 //! | `waiting` | requests that wait for a look-up below the overlay, or for room in the log |
 
 mod audit;
@@ -35,6 +36,7 @@ mod member;
 mod open;
 mod read;
 mod recycle;
+mod verify;
 mod volatile;
 mod waiting;
 mod write;
@@ -50,7 +52,9 @@ use std::{
 use bytes::Bytes;
 use holdfast_register::{DriveView, Refusal};
 use holdfast_types::{
-    ClusterId, DriveId, DriveState, ErrorClass, HybridTime, OperationId, SetEpoch, seam::Clock,
+    ClusterId, DriveId, DriveState, ErrorClass, HybridTime, OperationId, SetEpoch,
+    sabotage::{Bug, planted},
+    seam::Clock,
 };
 
 use crate::{
@@ -63,8 +67,9 @@ use crate::{
         record::Record,
         writer::{Appended, BatchJob, BatchOutcome, LogWriter},
     },
-    meta_index::keeper::IndexBackend,
+    meta_index::keeper::{IndexBackend, IndexContent},
     overlay::BaseError,
+    suspect::Meter,
     table::{Dropped, Table},
     value::Place,
     volume::{
@@ -109,6 +114,8 @@ pub struct DriveOptions {
     pub run_cache_bytes: usize,
     /// What the index is kept in; without one the runs alone answer.
     pub index: IndexBackend,
+    /// What the index holds.
+    pub index_content: IndexContent,
     /// Sizes of volumes, and the reserve.
     pub volumes: VolumeSizes,
 }
@@ -127,6 +134,7 @@ impl Default for DriveOptions {
             segments_soft_max: 12,
             run_cache_bytes: 16 << 20,
             index: IndexBackend::Off,
+            index_content: IndexContent::default(),
             volumes: VolumeSizes { first: 64 << 20, max: 1 << 30, reserve: 256 << 20 },
         }
     }
@@ -164,7 +172,10 @@ pub struct Drive {
     fresh: HashMap<OperationId, (u64, Bytes)>,
     space: Space,
     jobs: jobs::Jobs,
+    suspects: verify::Suspects,
     background: checkpoint::Background,
+    /// Tells whether it is slow against its siblings; set by who judges them all.
+    meter: Option<Arc<Meter>>,
 }
 
 /// Why a request is not carried out, before it becomes an error with the drive's name.
@@ -227,6 +238,7 @@ impl Drive {
             Ok(Reply::View(view)) => self.send_view(*view, gate, done),
             Ok(Reply::Now(reply)) => done(Ok(reply)),
             Ok(Reply::Whole(reply)) => self.answer(gate, Ok(reply), done),
+            Ok(Reply::Suspected(suspect)) => self.look_at(*suspect, done),
             Err(stop) => self.answer(gate, Err(stop), done),
         }
         None
@@ -246,6 +258,7 @@ impl Drive {
             DriveRequest::ListChores(list) => self.list_chores(list),
             DriveRequest::InstallBucket(scope) => self.install_bucket(scope, gate),
             DriveRequest::Pin(pin) => self.pin(pin.clone()),
+            DriveRequest::Verify(verify) => return self.verify(verify, gate),
             DriveRequest::Member(request) => self.member(request, gate),
         };
         reply.map(Reply::Whole)
@@ -318,15 +331,22 @@ impl Drive {
         self.uploads.clone()
     }
 
+    /// Whose verdict the drive tells when it is asked for its facts.
+    pub fn judged_by(&mut self, meter: Arc<Meter>) {
+        self.meter = Some(meter);
+    }
+
     /// What an operator sees.
     #[must_use]
     pub fn facts(&self) -> DriveFacts {
         let fenced = self.gate.fenced();
+        let suspicion = self.meter.as_ref().and_then(|meter| meter.verdict());
         let state = match &fenced {
             Some(_) => DriveState::Faulty,
             None => match self.table.facts.standing {
                 Standing::Joining => DriveState::Faulty,
                 Standing::Rebuilding => DriveState::Rebuilding,
+                Standing::Counting if suspicion.is_some() => DriveState::Suspect,
                 Standing::Counting if self.background.is_reindexing() => DriveState::Reindexing,
                 Standing::Counting => DriveState::Healthy,
             },
@@ -344,7 +364,7 @@ impl Drive {
                     )
                 }
                 None if self.table.facts.standing == Standing::Joining => JOINING.to_owned(),
-                None => String::new(),
+                None => suspicion.unwrap_or_default(),
             },
             capacity_bytes: self.space.capacity_bytes,
             free_bytes: spare + self.volumes.free_blocks() * BLOCK_U64,
@@ -405,6 +425,10 @@ impl Drive {
             self.fresh.insert(operation, (appended.batch, bytes.clone()));
         }
         match self.table.apply(appended.batch, record, &appended.inline) {
+            Ok(dropped) if planted(Bug::ExtentReusedEarly) => {
+                dropped.into_iter().for_each(|dropped| self.release(dropped));
+                Ok(appended)
+            }
             Ok(dropped) => {
                 self.freeing.entry(appended.batch).or_default().extend(dropped);
                 Ok(appended)

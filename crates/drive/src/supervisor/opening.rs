@@ -108,8 +108,14 @@ impl Opening {
         let clock = self.config.clock.clone();
         let drive = Drive::open(disk, options, clock)?;
         let limits = &self.config.limits;
-        DriveParts::start(drive, limits.io_threads, limits.io_depth, self.report.clone())
-            .map_err(|e| refuse(&format_args!("open drive {path}: no threads: {e}")))
+        DriveParts::start(
+            drive,
+            self.config.clock.clone(),
+            limits.io_threads,
+            limits.io_depth,
+            self.report.clone(),
+        )
+        .map_err(|e| refuse(&format_args!("open drive {path}: no threads: {e}")))
     }
 
     /// The options of this drive: its cluster, and sled where there is a file system for it.

@@ -12,6 +12,7 @@ use crate::{
     actor::DriveGroup,
     api::{DriveError, DriveFacts},
     io_pool::IoPool,
+    suspect::Meter,
     volume::upload::UploadPort,
 };
 
@@ -25,6 +26,10 @@ pub struct Bulk {
     pub uploads: UploadPort,
     /// Whose threads move them.
     pub io: IoPool,
+    /// Measures what they wait for.
+    pub meter: Arc<Meter>,
+    /// Admits bytes of streams to this drive: its share of the node's.
+    pub bytes: Arc<Semaphore>,
 }
 
 /// Where a serving drive is.
@@ -36,11 +41,19 @@ pub struct Route {
     pub slot: usize,
     /// Its bulk side.
     pub bulk: Bulk,
+    /// Admits requests to this drive: its share of the node's. A permit is given back when the drive
+    /// has answered or dropped the request, whether anybody waits for that or not.
+    pub under_way: Arc<Semaphore>,
 }
 
 impl Route {
-    pub(super) const fn new(group: usize, slot: usize, bulk: Bulk) -> Self {
-        Self { group, slot, bulk }
+    pub(super) const fn new(
+        group: usize,
+        slot: usize,
+        bulk: Bulk,
+        under_way: Arc<Semaphore>,
+    ) -> Self {
+        Self { group, slot, bulk, under_way }
     }
 }
 
