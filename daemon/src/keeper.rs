@@ -31,6 +31,10 @@ use crate::{
 /// How often the folders are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
+/// Every so many looks the drives are asked who is in their sets: a node without traffic hears of a change
+/// in no other way.
+const HEAR_EVERY: u32 = 5;
+
 /// A drive answers where it stands within this time.
 const ASK_WAIT: Duration = Duration::from_secs(2);
 
@@ -208,7 +212,7 @@ impl Keeper {
     /// Looks after the drives until it is dropped.
     pub async fn run(self) {
         self.engine.hear_memberships().await;
-        let mut learnt = false;
+        let (mut learnt, mut looks) = (false, 0_u32);
         let mut changes = self.engine.membership_changes();
         let mut written: Option<Layout> = None;
         loop {
@@ -217,6 +221,10 @@ impl Keeper {
                 let document = Document::of(layout.clone());
                 self.blocking(move |folders| folders.rewrite_layout(&document)).await;
                 written = Some(layout.clone());
+            }
+            looks += 1;
+            if looks.is_multiple_of(HEAR_EVERY) {
+                self.engine.hear_memberships().await;
             }
             self.look(&layout).await;
             if !learnt && (self.is_ready)() {

@@ -31,6 +31,9 @@ use crate::{
 /// Notes that wait at most; beyond it they are dropped and resolved later. About 200 bytes each.
 const NOTES_MAX: usize = 65_536;
 
+/// Every so many probes of drives that stay down, all are asked who is in the set.
+const HEAR_EVERY: u32 = 10;
+
 /// That an operation was chosen, and who holds its shards.
 #[derive(Clone, Debug)]
 pub(crate) struct Note {
@@ -83,6 +86,7 @@ pub(crate) fn start(set: &Arc<SetShared>, mailbox: Mailbox) {
         flush_at: None,
         settle_every: set.knobs.settle_every,
         probe_every: set.knobs.probe_every,
+        probes: 0,
         survey_every: set.knobs.background.then_some(set.knobs.survey_every),
     };
     task::detach(actor.run());
@@ -95,6 +99,7 @@ struct SetActor {
     flush_at: Option<Instant>,
     settle_every: Duration,
     probe_every: Duration,
+    probes: u32,
     /// `None` when nothing runs in the background.
     survey_every: Option<Duration>,
 }
@@ -170,7 +175,7 @@ impl SetActor {
     }
 
     /// Asks the drives that are down for their facts. True while some are still down.
-    async fn probe(&self) -> bool {
+    async fn probe(&mut self) -> bool {
         let Some(set) = self.set.upgrade() else { return false };
         let down: Vec<usize> =
             (0..usize::from(set.n())).filter(|s| set.health.is_down(*s)).collect();
@@ -187,7 +192,13 @@ impl SetActor {
                 tracing::info!(set = %set.index, drive = %set.place(slot), "drive is back");
             }
         }
-        set.health.down_count() > 0
+        let more = set.health.down_count() > 0;
+        self.probes += 1;
+        if more && self.probes.is_multiple_of(HEAR_EVERY) {
+            // Another drive may have taken the slot over, which nobody told.
+            set.hear_members().await;
+        }
+        more
     }
 }
 

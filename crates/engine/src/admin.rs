@@ -40,6 +40,8 @@ type Facts = BTreeMap<DriveId, Result<DriveFacts, String>>;
 impl Engine {
     /// The cluster as it stands now.
     pub async fn cluster_view(&self) -> ClusterView {
+        // A node without traffic meets no refusals: it asks who is in the sets now.
+        self.hear_memberships().await;
         let facts = self.facts().await;
         let drives: Vec<DriveView> =
             self.sets.iter().flat_map(|s| drive_views(s, &facts)).collect();

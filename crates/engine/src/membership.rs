@@ -43,12 +43,17 @@ impl SetHandle {
     async fn change(&self, change: Change<'_>) -> Result<(SetLayout, Issued), StoreError> {
         let set = &self.shared;
         // A register needs W drives that count; with fewer, what all that count adopt is the decision.
+        set.hear_members().await;
         let proposed = change(&self.membership())?;
         let decides = usize::from(set.quorum.write()) <= proposed.counting();
         let next = if decides { self.decide(change).await? } else { proposed };
-        set.learn_membership(&next);
+        if decides {
+            set.learn_membership(&next);
+        }
         let told = set.issue(&next).await?;
         if !decides {
+            // Not before all have adopted it: another decider may have been quicker.
+            set.learn_membership(&next);
             // The register follows when it can be written again; until then what the drives have adopted
             // is what is asked.
             let kept = |known: &SetLayout| Ok(known.clone());
@@ -326,9 +331,7 @@ impl Engine {
 
     /// Learns the newest memberships from the drives that are there: at the start, when files may be old.
     pub async fn hear_memberships(&self) {
-        for set in &self.sets {
-            set.shared.hear_members().await;
-        }
+        futures::future::join_all(self.sets.iter().map(|set| set.shared.hear_members())).await;
     }
 
     /// Learns the newest memberships from the registers: what was decided and reached no drive yet.

@@ -84,12 +84,14 @@ impl Drive {
             return Err(Stop::invalid("issue: the membership document is too long"));
         }
         let current = self.table.facts.set_epoch;
-        if issue.epoch < current {
+        let differs = self.table.membership != issue.membership;
+        if issue.epoch < current || (issue.epoch == self.document_epoch && differs) {
             return Err(Refusal::SetOutdated { current }.into());
         }
-        if issue.epoch > current || self.table.membership != issue.membership {
+        if issue.epoch > current || differs {
             self.adopt_epoch(issue.epoch, issue.membership.clone())?;
         }
+        self.document_epoch = issue.epoch;
         Ok(())
     }
 

@@ -52,7 +52,7 @@ use std::{
 use bytes::Bytes;
 use holdfast_register::{DriveView, Refusal};
 use holdfast_types::{
-    ClusterId, DriveId, DriveState, ErrorClass, HybridTime, OperationId,
+    ClusterId, DriveId, DriveState, ErrorClass, HybridTime, OperationId, SetEpoch,
     sabotage::{Bug, planted},
     seam::Clock,
 };
@@ -162,6 +162,9 @@ pub struct Drive {
     ceiling_gate: u64,
     /// Answers under the adopted set epoch wait for this batch.
     epoch_gate: u64,
+    /// The epoch of the membership document adopted in this open: another document of the same epoch is
+    /// refused, for two deciders may have met.
+    document_epoch: SetEpoch,
     read_jobs: Vec<ReadJob>,
     waits: Waits,
     /// Inline shards of batches that are not durable yet, by operation, with their batch: they are

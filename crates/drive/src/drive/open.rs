@@ -142,6 +142,7 @@ impl Drive {
             segment_leases: HashMap::new(),
             ceiling_gate: 0,
             epoch_gate: 0,
+            document_epoch: holdfast_types::SetEpoch(0),
             read_jobs: Vec::new(),
             waits: Waits::default(),
             fresh: HashMap::new(),
