@@ -182,6 +182,10 @@ impl Table {
                 dropped.append(&mut self.change(register, Some(batch), lose)?);
                 Ok(dropped)
             }
+            // Unlike a purge it raises no floor: nobody can ask for anything of the bucket any more.
+            Record::Erase { register } => {
+                self.change(register, None, |record| record.purge(record.highest()))
+            }
         }
     }
 

@@ -24,6 +24,8 @@ pub struct Knobs {
     pub probe_every: Duration,
     /// How often a background worker looks for work when it found none.
     pub chores_every: Duration,
+    /// How often a node looks for buckets that its drives hold something of and that are deleted.
+    pub buckets_every: Duration,
     /// Tombstones older than this may be purged.
     pub tombstone_age: Duration,
     /// A stream that moves no byte for this long is dead.
@@ -54,6 +56,7 @@ impl Default for Knobs {
             young_writer: Duration::from_millis(20),
             probe_every: Duration::from_millis(500),
             chores_every: Duration::from_secs(1),
+            buckets_every: Duration::from_secs(60),
             tombstone_age: Duration::from_micros(limits::TOMBSTONE_MICROS),
             stream_idle: Duration::from_micros(limits::STREAM_IDLE_MICROS),
             hedge_min: Duration::from_millis(50),

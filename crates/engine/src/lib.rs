@@ -32,8 +32,7 @@
 //! | `store` | [`ObjectStore`] for [`Engine`] |
 //! | `uploads`, `complete`, `sweep` | multipart uploads, their completion, what they leave behind |
 //! | [`upload_record`], [`complete_judge`] | the life of an upload; which parts make an object |
-//! | `bulk`, `cork` | DeleteObjects; many operations in one message a node |
-//! | [`checksum`] | S3's additional checksums and entity tags |
+//! | `bucket_sweep` | what deleted buckets leave behind on drives that were away |
 
 mod actor;
 pub mod admin;
@@ -74,6 +73,7 @@ mod write;
 
 // Buckets, lists, uploads and copies, on top of the sets.
 pub mod bucket_record;
+mod bucket_sweep;
 mod buckets;
 mod bulk;
 mod complete;

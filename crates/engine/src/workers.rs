@@ -129,6 +129,7 @@ impl Engine {
         for job in Job::ALL {
             task::detach(work(Arc::downgrade(self), job, node, self.knobs.chores_every));
         }
+        crate::bucket_sweep::start(Arc::downgrade(self), node, self.knobs.buckets_every);
         crate::sweep::start(Arc::downgrade(self), node, self.nodes.len());
     }
 

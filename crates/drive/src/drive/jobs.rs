@@ -75,6 +75,7 @@ impl Drive {
         let mut jobs: Vec<_> = self.space_job().into_iter().collect();
         if self.gate.fenced().is_none() {
             self.recycle_segments();
+            self.erase_some();
             jobs.extend(self.state_jobs());
             jobs.extend(self.segment_job());
             jobs.extend(self.volume_job());

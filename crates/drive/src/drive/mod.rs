@@ -19,6 +19,7 @@
 //! | `read` | Prepare, Read, Scan, shards |
 //! | `audit` | compares what is counted with what is held |
 //! | `chores` | lists of work, pins |
+//! | `erase` | what is left of deleted buckets goes |
 //! | `volatile` | promises and memory, which a restart forgets |
 //! | `jobs` | what happens in the background: spare segments and volumes |
 //! | `checkpoint` | overlay to run, manifest, merges, the index |
@@ -27,6 +28,7 @@
 mod audit;
 mod checkpoint;
 mod chores;
+mod erase;
 mod jobs;
 mod open;
 mod read;
@@ -44,7 +46,7 @@ use std::{
 
 use holdfast_register::{DriveView, Refusal};
 use holdfast_types::{
-    ClusterId, DriveId, DriveState, ErrorClass, HybridTime, OperationId, seam::Clock,
+    BucketPhase, ClusterId, DriveId, DriveState, ErrorClass, HybridTime, OperationId, seam::Clock,
 };
 
 use crate::{
@@ -71,6 +73,7 @@ pub use jobs::{BackgroundJob, JobOutcome};
 pub use read::ReadJob;
 
 use chores::Pins;
+use erase::Erasing;
 use volatile::Volatile;
 
 /// Sizes and bounds of a drive. The defaults suit real drives and laptops alike: a first start writes
@@ -133,6 +136,7 @@ pub struct Drive {
     volumes: Arc<VolumeSet>,
     uploads: UploadPort,
     pins: Pins,
+    erasing: Erasing,
     /// Dropped shards by the batch that drops them; theirs is free when it is durable.
     freeing: BTreeMap<u64, Vec<Dropped>>,
     /// Keeps segments with readers from being recycled.
@@ -314,6 +318,9 @@ impl Drive {
         let stamp = known.map(|known| known.stamp);
         if let Some(newer) = holdfast_register::decide::newer_stamp(stamp, scope.bucket) {
             let appended = self.record(&Record::Bucket(newer), true)?;
+            if newer.phase == BucketPhase::Deleted {
+                self.erasing.add(newer.id);
+            }
             *gate = (*gate).max(appended.batch);
         }
         let asked = (scope.bucket, scope.set_epoch);

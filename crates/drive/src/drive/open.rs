@@ -33,7 +33,8 @@ use crate::{
 };
 
 use super::{
-    Drive, DriveOptions, checkpoint::Background, chores::Pins, jobs::Jobs, port, volatile::Volatile,
+    Drive, DriveOptions, checkpoint::Background, chores::Pins, erase::Erasing, jobs::Jobs, port,
+    volatile::Volatile,
 };
 
 /// Where the log of a drive without a manifest begins.
@@ -109,6 +110,7 @@ impl Drive {
         let log = writer(&identity, &options, &background, &table, replayed, open_count);
         let now = HybridTime::from_micros(clock.wall_micros());
         let space = disk.space()?;
+        let erasing = Erasing::of(&table);
         let mut drive = Self {
             uploads: port(&identity, open_count, &volumes, &gate, &clock),
             volatile: Volatile::new(facts.floor.max(facts.ceiling), now),
@@ -125,6 +127,7 @@ impl Drive {
             freeing: BTreeMap::new(),
             segment_leases: HashMap::new(),
             ceiling_gate: 0,
+            erasing,
             read_jobs: Vec::new(),
             space,
             jobs: Jobs::default(),

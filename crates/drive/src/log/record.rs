@@ -11,6 +11,7 @@
 //! 6 Open     open count varint | wall clock, us varint
 //! 7 Move     operation 16 | old place | new place, as in Accept
 //! 8 Lost     register key blob | operation 16 | place
+//! 11 Erase   register key blob
 //! ```
 
 use bytes::Bytes;
@@ -31,6 +32,7 @@ const CEILING: u8 = 5;
 const OPEN: u8 = 6;
 const MOVE: u8 = 7;
 const LOST: u8 = 8;
+const ERASE: u8 = 11;
 
 /// Marks inline bytes that ride in the record itself.
 const INLINE: u8 = 1;
@@ -102,6 +104,11 @@ pub enum Record {
         /// Where it lay.
         place: Place,
     },
+    /// A register of a deleted bucket goes, whatever it holds.
+    Erase {
+        /// The register, encoded.
+        register: Bytes,
+    },
 }
 
 /// A shard that a record brings.
@@ -171,6 +178,10 @@ impl Record {
                 place.encode(out);
                 (LOST, &[])
             }
+            Self::Erase { register } => {
+                out.blob(register);
+                (ERASE, &[])
+            }
         }
     }
 
@@ -217,6 +228,7 @@ impl Record {
                 operation: OperationId::from_bytes(body.array()?),
                 place: Place::decode(body)?,
             },
+            ERASE => Self::Erase { register: body.blob_bytes()? },
             _ => return Err(CodecError::Unknown("log record")),
         })
     }
