@@ -1,14 +1,19 @@
 //! One signed GET over a connection of its own.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, path::Path, time::Duration};
 
 use bytes::Bytes;
+use holdfast_tls::{HTTP_1, TlsError, peer::explain, roots};
 use http::{Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use time::OffsetDateTime;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
 
 use crate::sign;
 
@@ -23,12 +28,14 @@ const ANSWER_BYTES_MAX: usize = 64 << 20;
 pub(crate) enum ClientError {
     #[error("no credentials")]
     NoCredentials,
-    #[error("endpoint {endpoint} is not of the form http://HOST:PORT")]
+    #[error("endpoint {endpoint} is not of the form http://HOST:PORT or https://HOST:PORT")]
     BadEndpoint { endpoint: String },
     #[error("reach {endpoint}: {detail}")]
     Unreachable { endpoint: String, detail: String },
     #[error("the node answered {code}: {message}")]
     Refused { code: String, message: String },
+    #[error("{0}")]
+    Authorities(#[from] TlsError),
     #[error("the answer is not one of Holdfast's: {detail}")]
     Strange { detail: String },
 }
@@ -40,9 +47,11 @@ impl ClientError {
             Self::NoCredentials => {
                 "set HOLDFAST_ROOT_USER and HOLDFAST_ROOT_PASSWORD, or give --user and --password"
             }
-            Self::BadEndpoint { .. } => "give --endpoint http://HOST:PORT of any node",
+            Self::BadEndpoint { .. } => "give --endpoint http(s)://HOST:PORT of any node",
+            Self::Authorities(_) => "give the authority's certificate (PEM) as --ca FILE",
             Self::Unreachable { .. } => {
-                "check that holdfastd runs there, or give --endpoint of another node"
+                "check that holdfastd runs there, with TLS for https:// (--ca names its authority), or give \
+                 --endpoint of another node"
             }
             Self::Refused { .. } => {
                 "check the credentials, the names and the clock of this machine"
@@ -59,20 +68,35 @@ pub(crate) struct Client {
     address: String,
     user: String,
     password: String,
+    tls: Option<TlsConnector>,
 }
 
 impl Client {
-    pub(crate) fn new(endpoint: &str, user: String, password: String) -> Result<Self, ClientError> {
+    pub(crate) fn new(
+        endpoint: &str,
+        ca: Option<&Path>,
+        user: String,
+        password: String,
+    ) -> Result<Self, ClientError> {
         let bad = || ClientError::BadEndpoint { endpoint: endpoint.to_owned() };
         let uri: Uri = endpoint.trim_end_matches('/').parse().map_err(|_| bad())?;
-        let is_plain = uri.scheme_str() == Some("http") && matches!(uri.path(), "" | "/");
-        let authority = uri.authority().filter(|_| is_plain).ok_or_else(bad)?;
+        let default_port = match uri.scheme_str() {
+            Some("http") => 80,
+            Some("https") => 443,
+            _ => return Err(bad()),
+        };
+        let bare = matches!(uri.path(), "" | "/");
+        let authority = uri.authority().filter(|_| bare).ok_or_else(bad)?;
         let host = authority.as_str().to_owned();
         let address = match authority.port() {
             Some(_) => host.clone(),
-            None => format!("{host}:80"),
+            None => format!("{host}:{default_port}"),
         };
-        Ok(Self { endpoint: endpoint.to_owned(), host, address, user, password })
+        let tls = match default_port {
+            443 => Some(TlsConnector::from(roots::client_config(ca, &[HTTP_1])?)),
+            _ => None,
+        };
+        Ok(Self { endpoint: endpoint.to_owned(), host, address, user, password, tls })
     }
 
     /// The body of a successful answer.
@@ -116,6 +140,22 @@ impl Client {
             .body(Empty::<Bytes>::new())
             .map_err(|error| ClientError::Strange { detail: error.to_string() })?;
         let stream = TcpStream::connect(&self.address).await.map_err(|e| self.unreachable(e))?;
+        let Some(tls) = &self.tls else { return self.talk(stream, request).await };
+        let name = roots::server_name(&self.host)?;
+        let stream = tls.connect(name, stream).await.map_err(|error| {
+            self.unreachable(explain(&error, &self.endpoint, "the file that --ca names"))
+        })?;
+        self.talk(stream, request).await
+    }
+
+    async fn talk<S>(
+        &self,
+        stream: S,
+        request: Request<Empty<Bytes>>,
+    ) -> Result<(StatusCode, Bytes), ClientError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let handshake = http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(|error| self.unreachable(error))?;
         tokio::spawn(connection);
@@ -146,10 +186,10 @@ mod tests {
 
     #[test]
     fn endpoints() {
-        let client = |endpoint: &str| Client::new(endpoint, "u".to_owned(), "p".to_owned());
+        let client = |endpoint: &str| Client::new(endpoint, None, "u".to_owned(), "p".to_owned());
         assert_eq!(client("http://node:9000/").unwrap().address, "node:9000");
         assert_eq!(client("http://[::1]").unwrap().address, "[::1]:80");
-        for bad in ["node:9000", "https://node:9000", "http://node/bucket", "http://", ""] {
+        for bad in ["node:9000", "ftp://node:9000", "http://node/bucket", "http://", ""] {
             assert!(client(bad).is_err(), "{bad}");
         }
     }

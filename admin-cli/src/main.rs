@@ -13,7 +13,7 @@ mod client;
 mod sign;
 mod tables;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use client::{Client, ClientError};
@@ -27,6 +27,10 @@ struct Arguments {
     /// S3 endpoint of any node.
     #[arg(long, global = true, env = "HOLDFAST_ENDPOINT", default_value = "http://127.0.0.1:9000")]
     endpoint: String,
+    /// The authority (PEM) that the endpoint's certificate is checked against, for https://; those of the
+    /// operating system when left out.
+    #[arg(long, global = true, env = "HOLDFAST_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// Print JSON for programs instead of tables for people.
     #[arg(long, global = true)]
     json: bool,
@@ -94,7 +98,7 @@ async fn run(arguments: Arguments) -> Result<String, ClientError> {
     let (Some(user), Some(password)) = (arguments.user, arguments.password) else {
         return Err(ClientError::NoCredentials);
     };
-    let client = Client::new(&arguments.endpoint, user, password)?;
+    let client = Client::new(&arguments.endpoint, arguments.ca.as_deref(), user, password)?;
     let json = arguments.json;
     match arguments.subject {
         Subject::Cluster(ClusterCommand::Info) => {

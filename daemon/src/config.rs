@@ -3,10 +3,11 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
 };
 
 use holdfast_drive::fabric::auth::SECRET_BYTES_MIN;
-use holdfast_placement::{Endpoint, PoolSpec, notation, parse_volumes};
+use holdfast_placement::{Endpoint, PoolSpec, Scheme, notation, parse_volumes};
 
 use crate::{
     cli::{Cli, Command, GatewayArgs, ServerArgs},
@@ -79,6 +80,8 @@ pub struct Config {
     pub root: Option<RootKeys>,
     /// The cluster secret; `None`: a single node makes its own.
     pub secret: Option<Secret>,
+    /// The certificates folder; `None`: no TLS.
+    pub certs_dir: Option<PathBuf>,
     /// Actor threads; `None`: by the number of drives.
     pub arbiters: Option<usize>,
 }
@@ -101,10 +104,19 @@ impl Config {
     /// [`Failure`] for the first thing that is wrong.
     pub fn read(cli: &Cli, env: &HashMap<String, String>, base: &str) -> Result<Self, Failure> {
         let env = |name: &str| env.get(name).map(String::as_str).filter(|text| !text.is_empty());
-        let (role, address) = match &cli.command {
-            None => (server(&cli.server, env, base)?, &cli.server.address),
-            Some(Command::Server(args)) => (server(args, env, base)?, &args.address),
-            Some(Command::Gateway(args)) => (gateway(args, env)?, &args.address),
+        let as_server = |args: &ServerArgs| {
+            Ok::<_, Failure>((
+                server(args, env, base)?,
+                args.address.clone(),
+                args.certs_dir.clone(),
+            ))
+        };
+        let (role, address, certs_dir) = match &cli.command {
+            None => as_server(&cli.server)?,
+            Some(Command::Server(args)) => as_server(args)?,
+            Some(Command::Gateway(args)) => {
+                (gateway(args, env)?, args.address.clone(), args.certs_dir.clone())
+            }
         };
         let address = address.as_deref().or(env("HOLDFAST_ADDRESS")).unwrap_or(DEFAULT_ADDRESS);
         let config = Self {
@@ -112,10 +124,19 @@ impl Config {
             listen: parse_address(address)?,
             root: root_keys(env("HOLDFAST_ROOT_USER"), env("HOLDFAST_ROOT_PASSWORD"))?,
             secret: env("HOLDFAST_CLUSTER_SECRET").map(parse_secret).transpose()?,
+            certs_dir: certs_dir
+                .or(env("HOLDFAST_CERTS_DIR").map(PathBuf::from))
+                .map(|dir| Path::new(base).join(dir)),
             arbiters: env("HOLDFAST_ARBITERS").map(parse_arbiters).transpose()?,
         };
         config.check_together()?;
         Ok(config)
+    }
+
+    /// How this process speaks, and is spoken to.
+    #[must_use]
+    pub const fn scheme(&self) -> Scheme {
+        if self.certs_dir.is_some() { Scheme::Https } else { Scheme::Http }
     }
 
     /// Nodes of the cluster, as far as the arguments say.
@@ -152,7 +173,29 @@ impl Config {
                  `openssl rand -hex 32`",
             ));
         }
-        Ok(())
+        self.check_scheme()
+    }
+
+    /// A node that speaks TLS speaks it with all others, and with none otherwise.
+    fn check_scheme(&self) -> Result<(), Failure> {
+        let scheme = self.scheme();
+        let urls = self.node_urls();
+        let Some(other) = urls.iter().find(|url| Scheme::of_url(url) != Some(scheme)) else {
+            return Ok(());
+        };
+        Err(match scheme {
+            Scheme::Http => Failure::new(
+                format!(
+                    "read settings: {other} is to be reached over TLS and no certificates are given"
+                ),
+                "give the folder with public.crt, private.key and CAs/ as --certs-dir or \
+                 HOLDFAST_CERTS_DIR, or write http://",
+            ),
+            Scheme::Https => Failure::new(
+                format!("read settings: a certificates folder is given and {other} is without TLS"),
+                "write https:// for every node, or leave --certs-dir and HOLDFAST_CERTS_DIR out",
+            ),
+        })
     }
 }
 
@@ -189,7 +232,7 @@ fn gateway<'a>(args: &GatewayArgs, env: impl Fn(&str) -> Option<&'a str>) -> Res
             let node = Endpoint::parse(&format!("{url}/drive"))?.node.ok_or_else(|| {
                 Failure::new(
                     format!("read nodes: {url} is not the URL of a node"),
-                    "write http://host:port",
+                    "write http://host:port or https://host:port",
                 )
             })?;
             if !nodes.contains(&node) {
@@ -302,6 +345,7 @@ mod tests {
             assert_eq!(paths(&config)[0], "/home/op/holdfast-data/drive1");
             assert_eq!(paths(&config).len(), 4);
             assert_eq!(config.listen, Listen { ip: None, port: 9000 });
+            assert_eq!((config.certs_dir.as_ref(), config.scheme()), (None, Scheme::Http));
             let expected = (None, None, None);
             assert_eq!((config.root, config.secret, config.arbiters), expected);
             let Role::Server { defaults, allow_root_disk, .. } = config.role else { panic!() };
@@ -333,6 +377,27 @@ mod tests {
         assert_eq!(from_env.node_urls(), ["http://env:1"]);
         let flags = read(&["gateway", "--nodes", "http://n{1...2}"], &env).expect("valid");
         assert_eq!(flags.node_urls(), ["http://n1:9000", "http://n2:9000"]);
+    }
+
+    /// Goal: TLS is for all nodes or for none, by flag or environment. Method: each way, and each mixture.
+    #[test]
+    fn a_certificates_folder_goes_with_https() {
+        let env = [ROOT[0], ROOT[1], SECRET];
+        let certs = [ROOT[0], ROOT[1], SECRET, ("HOLDFAST_CERTS_DIR", "/env/certs")];
+        let cluster = "https://n{1...4}/d{1...4}";
+        let flag = read(&["--certs-dir", "c", cluster], &certs).expect("valid");
+        assert_eq!(flag.certs_dir, Some(PathBuf::from("/home/op/c")));
+        let from_env = read(&["gateway", "--nodes", "https://n1"], &certs).expect("valid");
+        assert_eq!(from_env.certs_dir, Some(PathBuf::from("/env/certs")));
+        assert_eq!((from_env.scheme(), from_env.node_urls().len()), (Scheme::Https, 1));
+        assert!(read(&["/d"], &certs).is_ok(), "a single node names nobody");
+        let bare = read(&[cluster], &env).expect_err("no certificates");
+        assert!(
+            bare.cause.contains("no certificates") && bare.cure.contains("--certs-dir"),
+            "{bare}"
+        );
+        let plain = read(&["http://n{1...4}/d{1...4}"], &certs).expect_err("in the clear");
+        assert!(plain.cause.contains("without TLS") && plain.cure.contains("https://"), "{plain}");
     }
 
     /// Goal: every refusal says what is wrong and what to do, a line each, and shows no secret.

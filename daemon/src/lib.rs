@@ -22,6 +22,7 @@
 //! | [`keys`] | secrets that a single node makes for itself |
 //! | [`listener`] | one listener for S3 and the fabric |
 //! | [`seams`] | the real clock and randomness |
+//! | [`tls`] | TLS at the listener and towards peers, renewal of certificates |
 //! | [`notify`] | systemd is told |
 
 pub mod cli;
@@ -37,4 +38,5 @@ pub mod notify;
 pub mod run;
 pub mod seams;
 pub mod startup;
+pub mod tls;
 pub mod whoami;

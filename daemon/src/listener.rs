@@ -18,15 +18,20 @@ use http_body_util::{Either, Full};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
+    server::{
+        conn::auto,
+        graceful::{GracefulShutdown, Watcher},
+    },
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
 };
+use tokio_rustls::TlsAcceptor;
 use tower::Service;
 
-use crate::{config::Listen, failure::Failure};
+use crate::{config::Listen, failure::Failure, tls};
 
 /// Connections at one time; more are closed at once. Each costs a task and its buffers.
 const CONNECTIONS_MAX: usize = 16_384;
@@ -64,6 +69,13 @@ impl Front {
     /// What `/_health/ready` says from now on.
     pub fn set_ready(&self, ready: bool) {
         self.ready.store(ready, Ordering::SeqCst);
+    }
+
+    /// Ends the long streams of peers, which their connections would wait for.
+    fn drain(&self) {
+        if let Some(fabric) = &self.fabric {
+            fabric.drain();
+        }
     }
 
     async fn answer(
@@ -149,11 +161,16 @@ pub async fn bind(listen: Listen) -> Result<TcpListener, Failure> {
 }
 
 /// Serves connections until `stop` says so; then none is accepted any more, and those there have
-/// [`DRAIN`] to end what they do.
-pub async fn serve(listener: TcpListener, front: Arc<Front>, mut stop: watch::Receiver<bool>) {
+/// [`DRAIN`] to end what they do. With an acceptor all of them speak TLS.
+pub async fn serve(
+    listener: TcpListener,
+    front: Arc<Front>,
+    acceptor: Option<TlsAcceptor>,
+    mut stop: watch::Receiver<bool>,
+) {
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let server = server();
+    let door = Door { server: Arc::new(server()), front, acceptor };
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -168,32 +185,52 @@ pub async fn serve(listener: TcpListener, front: Arc<Front>, mut stop: watch::Re
             }
         };
         let Ok(place) = places.clone().try_acquire_owned() else { continue };
-        let connection = start(&server, stream, front.clone(), &graceful);
+        let connection = door.clone().open(stream, graceful.watcher(), stop.clone());
         tokio::spawn(async move {
             connection.await;
             drop(place);
         });
     }
     drop(listener);
+    door.front.drain();
     let drained = tokio::time::timeout(DRAIN, graceful.shutdown()).await;
     if drained.is_err() {
         tracing::warn!("some connections did not end within {DRAIN:?}; they are cut");
     }
 }
 
-fn start(
-    server: &auto::Builder<TokioExecutor>,
-    stream: TcpStream,
+/// What every connection is served with.
+#[derive(Clone)]
+struct Door {
+    server: Arc<auto::Builder<TokioExecutor>>,
     front: Arc<Front>,
-    graceful: &GracefulShutdown,
-) -> impl Future<Output = ()> + use<> {
-    // Small answers leave at once; a socket that does not know the option works without.
-    let _ = stream.set_nodelay(true);
-    let service = service_fn(move |request| front.clone().answer(request));
-    let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
-    let connection = graceful.watch(connection);
-    async move {
-        if let Err(error) = connection.await {
+    acceptor: Option<TlsAcceptor>,
+}
+
+impl Door {
+    async fn open(self, stream: TcpStream, watcher: Watcher, mut stop: watch::Receiver<bool>) {
+        // Small answers leave at once; a socket that does not know the option works without.
+        let _ = stream.set_nodelay(true);
+        let Some(acceptor) = &self.acceptor else { return self.converse(stream, watcher).await };
+        let shaken = tokio::select! {
+            shaken = tls::accept(acceptor, stream) => shaken,
+            // Nothing was asked yet that would have to be answered.
+            _ = stop.wait_for(|stop| *stop) => return,
+        };
+        match shaken {
+            Ok(stream) => self.converse(stream, watcher).await,
+            Err(error) => tracing::debug!("shake hands: {error}"),
+        }
+    }
+
+    async fn converse<S>(self, stream: S, watcher: Watcher)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let front = self.front;
+        let service = service_fn(move |request| front.clone().answer(request));
+        let connection = self.server.serve_connection(TokioIo::new(stream), service).into_owned();
+        if let Err(error) = watcher.watch(connection).await {
             tracing::debug!("connection ended: {error}");
         }
     }

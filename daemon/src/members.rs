@@ -3,50 +3,60 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use holdfast_drive::{
-    fabric::{Here, RemoteConfig, RemoteNode, TcpDialer, auth::Key},
+    fabric::{Dialer, Here, RemoteConfig, RemoteNode, auth::Key},
     node::Node,
 };
-use holdfast_placement::Layout;
+use holdfast_placement::{Layout, Scheme, endpoint::authority_of};
 use holdfast_types::{
     NodeIndex, Quorum,
     seam::{Clock, Random},
 };
 use tokio::sync::watch;
 
+/// What all links are made with.
+pub struct Links {
+    /// The cluster secret's key.
+    pub key: Key,
+    /// What this process says of itself.
+    pub here: watch::Receiver<Here>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Chance.
+    pub random: Arc<dyn Random>,
+    /// How nodes are spoken to now, whatever the layout's URLs say of the day it was written.
+    pub scheme: Scheme,
+    /// The network.
+    pub dialer: Arc<dyn Dialer>,
+}
+
 /// Makes and keeps the links to other nodes, one each.
 pub struct Peers {
-    key: Key,
-    here: watch::Receiver<Here>,
-    clock: Arc<dyn Clock>,
-    random: Arc<dyn Random>,
+    links: Links,
     known: BTreeMap<String, Arc<RemoteNode>>,
 }
 
 impl Peers {
     /// No peers yet.
     #[must_use]
-    pub fn new(
-        key: Key,
-        here: watch::Receiver<Here>,
-        clock: Arc<dyn Clock>,
-        random: Arc<dyn Random>,
-    ) -> Self {
-        Self { key, here, clock, random, known: BTreeMap::new() }
+    pub fn new(links: Links) -> Self {
+        Self { links, known: BTreeMap::new() }
     }
 
     /// The link to the node at `url`, started when it is new.
     pub fn reach(&mut self, url: &str) -> Arc<RemoteNode> {
-        let start = || {
+        let links = &self.links;
+        let url = format!("{}://{}", links.scheme.name(), authority_of(url));
+        let start = |url: &String| {
             Arc::new(RemoteNode::start(RemoteConfig {
-                url: url.to_owned(),
-                key: self.key.clone(),
-                here: self.here.clone(),
-                clock: self.clock.clone(),
-                random: self.random.clone(),
-                dialer: Arc::new(TcpDialer),
+                url: url.clone(),
+                key: links.key.clone(),
+                here: links.here.clone(),
+                clock: links.clock.clone(),
+                random: links.random.clone(),
+                dialer: links.dialer.clone(),
             }))
         };
-        self.known.entry(url.to_owned()).or_insert_with(start).clone()
+        self.known.entry(url).or_insert_with_key(start).clone()
     }
 }
 

@@ -12,18 +12,20 @@ use std::{
 
 use futures::future::BoxFuture;
 use holdfast_drive::{
-    fabric::{FabricService, Here, Host, HostConfig, auth::Key},
+    fabric::{Dialer, FabricService, Here, Host, HostConfig, TcpDialer, auth::Key},
     node::Node,
     supervisor::NodeHandle,
 };
 use holdfast_engine::{Engine, EngineConfig, Knobs};
 use holdfast_placement::{Layout, PoolSpec};
 use holdfast_s3_gateway::{GatewayConfig, RootCredentials, service};
+use holdfast_tls::Certs;
 use holdfast_types::{
     ClusterId, NodeIndex,
     seam::{Clock, Random},
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio_rustls::TlsAcceptor;
 
 use crate::{
     config::{Config, DEFAULT_DATA, Role, RootKeys},
@@ -33,10 +35,11 @@ use crate::{
     forming::Document,
     keys,
     listener::{self, Front},
-    members::{Members, Peers},
+    members::{Links, Members, Peers},
     notify::notify,
     seams::{SystemClock, SystemRandom},
     startup::{LocalStartup, Member, Reports, fetch_layout, find_layout, my_index},
+    tls::{self, TlsDialer},
     whoami::{Addresses, find_me, host_and_port},
 };
 
@@ -63,6 +66,7 @@ struct Process {
     random: Arc<dyn Random>,
     root: RootKeys,
     key: Key,
+    certs: Option<Arc<Certs>>,
     /// Where generated credentials are kept, when they are.
     generated: Option<PathBuf>,
     notify_socket: Option<String>,
@@ -122,6 +126,7 @@ impl Process {
             None => keys::passing_secret()?,
         };
         Ok(Self {
+            certs: config.certs_dir.as_deref().map(Certs::open).transpose()?,
             key: Key::of_secret(secret.0.as_bytes()),
             clock,
             random: Arc::new(SystemRandom),
@@ -133,6 +138,7 @@ impl Process {
     }
 
     async fn start(&self) -> Result<Running, Failure> {
+        tokio::spawn(tls::renew(self.certs.clone()));
         match &self.config.role {
             Role::Server { pools, allow_root_disk, .. } => {
                 self.start_server(pools, *allow_root_disk).await
@@ -148,8 +154,10 @@ impl Process {
     ) -> Result<Running, Failure> {
         let urls = self.config.node_urls();
         let me = self.find_me(&urls).await?;
-        let single = format!("http://127.0.0.1:{}", self.config.listen.port);
+        let scheme = self.config.scheme().name();
+        let single = format!("{scheme}://127.0.0.1:{}", self.config.listen.port);
         let url = urls.get(me).cloned().unwrap_or(single);
+        self.check_certs(urls.get(me).filter(|_| urls.len() > 1))?;
         let cluster = ClusterId::draw(self.random.as_ref());
         let fresh = Layout::plan(cluster, pools, &url, self.random.as_ref())?;
         let listener = listener::bind(self.config.listen).await?;
@@ -164,7 +172,7 @@ impl Process {
             random: self.random.clone(),
         });
         let front = Front::new(Some(FabricService::new(host.clone())));
-        let (listener, stop_listener) = listen(listener, &front);
+        let (listener, stop_listener) = self.listen(listener, &front);
         let mut peers = self.peers(here.subscribe());
         let member = |(n, url): (usize, &String)| match n == me {
             true => Member::Me(startup.clone()),
@@ -186,11 +194,12 @@ impl Process {
     }
 
     async fn start_gateway(&self, urls: &[String]) -> Result<Running, Failure> {
+        self.certs.as_ref().map(|certs| certs.client_config()).transpose()?;
         let name = format!("gateway at port {}", self.config.listen.port);
         let here = watch::Sender::new(Here { name: name.clone(), ..Here::default() });
         let listener = listener::bind(self.config.listen).await?;
         let front = Front::new(None);
-        let (listener, stop_listener) = listen(listener, &front);
+        let (listener, stop_listener) = self.listen(listener, &front);
         let mut peers = self.peers(here.subscribe());
         let nodes: Vec<_> = urls.iter().map(|url| peers.reach(url)).collect();
         let document = fetch_layout(&nodes, self.clock.as_ref()).await?;
@@ -223,7 +232,38 @@ impl Process {
     }
 
     fn peers(&self, here: watch::Receiver<Here>) -> Peers {
-        Peers::new(self.key.clone(), here, self.clock.clone(), self.random.clone())
+        let dialer: Arc<dyn Dialer> = match &self.certs {
+            Some(certs) => Arc::new(TlsDialer(certs.clone())),
+            None => Arc::new(TcpDialer),
+        };
+        Peers::new(Links {
+            key: self.key.clone(),
+            here,
+            clock: self.clock.clone(),
+            random: self.random.clone(),
+            scheme: self.config.scheme(),
+            dialer,
+        })
+    }
+
+    /// Whether peers will take this node, at `url`, for what it is, and it them.
+    fn check_certs(&self, url: Option<&String>) -> Result<(), Failure> {
+        if let (Some(certs), Some(url)) = (&self.certs, url) {
+            certs.client_config()?;
+            certs.check_name(&host_and_port(url)?.0)?;
+        }
+        Ok(())
+    }
+
+    fn listen(
+        &self,
+        listener: TcpListener,
+        front: &Arc<Front>,
+    ) -> (JoinHandle<()>, watch::Sender<bool>) {
+        let stop = watch::Sender::new(false);
+        let acceptor = self.certs.as_ref().map(|certs| TlsAcceptor::from(certs.server_config()));
+        let serving = listener::serve(listener, front.clone(), acceptor, stop.subscribe());
+        (tokio::spawn(serving), stop)
     }
 
     /// Completes what a formatting left to do here, and opens what can be opened.
@@ -272,6 +312,7 @@ impl Process {
         });
         let root = RootCredentials::new(self.root.user.as_str(), self.root.password.as_str());
         let mut config = GatewayConfig::new(root, self.clock.clone(), self.random.clone());
+        config.tls = self.certs.is_some();
         config.admin = Some(engine.clone());
         front.install(service(engine, config));
     }
@@ -290,7 +331,7 @@ impl Process {
             std::net::IpAddr::V4(v4) => v4.to_string(),
             std::net::IpAddr::V6(v6) => format!("[{v6}]"),
         });
-        let endpoint = format!("http://{ip}:{port}");
+        let endpoint = format!("{}://{ip}:{port}", self.config.scheme().name());
         tracing::info!(endpoint, "ready");
         if let Some(file) = &self.generated {
             println!("{}", greeting(&endpoint, &self.root, file));
@@ -333,12 +374,6 @@ fn here_in(name: &str, document: &Document) -> Here {
         cluster: Some(document.layout.cluster),
         layout_generation: document.layout.generation,
     }
-}
-
-fn listen(listener: TcpListener, front: &Arc<Front>) -> (JoinHandle<()>, watch::Sender<bool>) {
-    let stop = watch::Sender::new(false);
-    let serving = listener::serve(listener, front.clone(), stop.subscribe());
-    (tokio::spawn(serving), stop)
 }
 
 /// What a first start shows: where, who, and three lines to try.

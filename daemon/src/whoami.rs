@@ -5,6 +5,8 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
+use holdfast_placement::endpoint::{Scheme, authority_of};
+
 use crate::{config::Listen, failure::Failure};
 
 /// What the machine knows of addresses.
@@ -21,7 +23,7 @@ pub struct Addresses {
 /// # Errors
 /// [`Failure`] when it is no such URL; those of the arguments were checked.
 pub fn host_and_port(url: &str) -> Result<(String, u16), Failure> {
-    let split = url.strip_prefix("http://").and_then(|authority| authority.rsplit_once(':'));
+    let split = Scheme::of_url(url).and_then(|_| authority_of(url).rsplit_once(':'));
     let parsed = split.and_then(|(host, port)| Some((host, port.parse().ok()?)));
     let (host, port) = parsed.ok_or_else(|| {
         Failure::new(format!("read node URL {url}: no host and port"), "write http://host:port")
@@ -113,6 +115,8 @@ mod tests {
         let ports = urls(&["http://127.0.0.1:1", "http://127.0.0.1:2", "http://127.0.0.9:3"]);
         assert_eq!(find_me(&ports, listen(Some("127.0.0.1"), 2), &known()), Ok(1));
         assert_eq!(find_me(&ports, listen(None, 3), &known()), Ok(2));
+        let secure = urls(&["https://n1:9000", "https://n2:9000"]);
+        assert_eq!(find_me(&secure, listen(None, 9000), &known()), Ok(1));
         let six = urls(&["http://[fe80::1]:9000", "http://[fe80::2]:9000"]);
         assert_eq!(find_me(&six, listen(None, 9000), &known()), Ok(1));
     }

@@ -13,17 +13,17 @@
 pub mod status;
 pub mod value;
 
-/// Version 1 of the fabric's protocol.
+/// The messages of the fabric, package version 1.
 #[allow(missing_docs, clippy::all, clippy::pedantic, rust_2018_idioms)]
 pub mod v1 {
     tonic::include_proto!("holdfast.fabric.v1");
 }
 
 /// The oldest protocol version this build speaks.
-pub const PROTOCOL_MIN: u32 = 1;
+pub const PROTOCOL_MIN: u32 = 2;
 
 /// The newest protocol version this build speaks.
-pub const PROTOCOL_MAX: u32 = 1;
+pub const PROTOCOL_MAX: u32 = 2;
 
 /// A message that does not say what its contract says.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

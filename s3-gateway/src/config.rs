@@ -71,6 +71,8 @@ pub struct GatewayConfig {
     pub random: Arc<dyn Random>,
     /// Requests in flight at once; beyond it `503 SlowDown`.
     pub requests_max: usize,
+    /// Whether clients reach it over TLS: for the URLs that answers name.
+    pub tls: bool,
     /// Answers `/_admin/v1/...`; without it those paths answer NotImplemented.
     pub admin: Option<Arc<dyn AdminView>>,
 }
@@ -86,6 +88,7 @@ impl GatewayConfig {
             clock,
             random,
             requests_max: REQUESTS_MAX_DEFAULT,
+            tls: false,
             admin: None,
         }
     }

@@ -16,6 +16,8 @@ pub(crate) struct Gateway {
     pub(crate) store: Arc<dyn ObjectStore>,
     pub(crate) region: String,
     pub(crate) owner: OwnerName,
+    /// How clients reach the gateway: of the URLs that answers name.
+    pub(crate) scheme: &'static str,
 }
 
 impl Gateway {

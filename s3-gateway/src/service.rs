@@ -58,8 +58,9 @@ pub fn service(store: Arc<dyn ObjectStore>, config: GatewayConfig) -> GatewaySer
     bounds.xml_max_body_size = XML_BYTES_MAX;
     bounds.presigned_url_max_skew_time_secs = CLOCK_SKEW_SECONDS_MAX;
     let owner = config.owner.id.clone();
-    let mut builder =
-        S3ServiceBuilder::new(Gateway { store, region: config.region, owner: config.owner });
+    let scheme = if config.tls { "https" } else { "http" };
+    let gateway = Gateway { store, region: config.region, owner: config.owner, scheme };
+    let mut builder = S3ServiceBuilder::new(gateway);
     builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(bounds))));
     builder.set_auth(Secrets(config.credentials));
     builder.set_access(SignedOnly);

@@ -16,18 +16,19 @@ def run(*args, check=True, timeout=120, **kwargs):
     return done
 
 
-def client(endpoint, access_key, secret_key, attempts=8):
+def client(endpoint, access_key, secret_key, attempts=8, ca=None, **options):
     config = botocore.config.Config(
         retries={"max_attempts": attempts, "mode": "standard"}, connect_timeout=5, read_timeout=60,
-        s3={"addressing_style": "path"}, max_pool_connections=64)
+        s3={"addressing_style": "path"}, max_pool_connections=64, **options)
     return boto3.client("s3", endpoint_url=endpoint, aws_access_key_id=access_key,
-                        aws_secret_access_key=secret_key, region_name="us-east-1", config=config)
+                        aws_secret_access_key=secret_key, region_name="us-east-1", config=config, verify=ca or True)
 
 
 class Cluster:
-    def __init__(self, folder, nodes, drives):
+    def __init__(self, folder, nodes, drives, tls=False):
         self.dir = pathlib.Path(folder)
-        run(BIN / "testbed", "up", "--nodes", nodes, "--drives", drives, "--dir", self.dir, "--detach")
+        certs = ["--certs-dir", self.dir / "certs"] if tls else []
+        run(BIN / "testbed", "up", "--nodes", nodes, "--drives", drives, "--dir", self.dir, "--detach", *certs)
         self.facts = json.loads((self.dir / "cluster.json").read_text())
 
     @property
@@ -35,7 +36,11 @@ class Cluster:
         return self.facts["endpoints"]
 
     def s3(self, node=1, **kwargs):
-        return client(self.endpoints[node - 1], self.facts["access_key"], self.facts["secret_key"], **kwargs)
+        return client(self.endpoints[node - 1], self.facts["access_key"], self.facts["secret_key"],
+                      ca=self.facts["ca"], **kwargs)
+
+    def bench(self, *args):
+        return json.loads(run(BIN / "testbed", "bench", *args, "--dir", self.dir, "--json").stdout)
 
     def fault(self, *args):
         run(BIN / "testbed", "fault", "--dir", self.dir, *args)
@@ -43,7 +48,9 @@ class Cluster:
 
     def adminctl(self, *args, node=1):
         env = dict(os.environ, HOLDFAST_ROOT_USER=self.facts["access_key"],
-                   HOLDFAST_ROOT_PASSWORD=self.facts["secret_key"])
+                   HOLDFAST_ROOT_PASSWORD=self.facts["secret_key"], HOLDFAST_CA=self.facts["ca"] or "")
+        if not self.facts["ca"]:
+            del env["HOLDFAST_CA"]
         return run(BIN / "adminctl", "--endpoint", self.endpoints[node - 1], *args, env=env)
 
     def down(self):
@@ -57,9 +64,10 @@ def folder():
     shutil.rmtree(path, ignore_errors=True)
 
 
-@pytest.fixture()
-def cluster(folder):
-    made = Cluster(folder, 4, 4)
+@pytest.fixture(params=["http", "https"])
+def cluster(folder, request):
+    """Every test that asks for a cluster runs in the clear and over TLS."""
+    made = Cluster(folder, 4, 4, tls=request.param == "https")
     yield made
     made.down()
 
@@ -89,3 +97,14 @@ class Daemon:
             self.process.wait()
             raise AssertionError(f"not gone {timeout} s after the signal\n{self.output()[-4000:]}")
         return time.monotonic() - started
+
+
+@pytest.fixture(scope="module", params=["http", "https"])
+def checked(request):
+    """A small cluster with a bucket `sums`, shared by a module's tests; and whether it speaks TLS."""
+    path = tempfile.mkdtemp(prefix="holdfast-e2e-")
+    made = Cluster(path, 2, 2, tls=request.param == "https")
+    made.s3(1).create_bucket(Bucket="sums")
+    yield made, request.param == "https"
+    made.down()
+    shutil.rmtree(path, ignore_errors=True)

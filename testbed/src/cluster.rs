@@ -22,6 +22,9 @@ use crate::process::Process;
 pub struct Cluster {
     /// S3 URLs in node order: `endpoints[0]` is node 1.
     pub endpoints: Vec<String>,
+    /// The authorities (PEM) that the endpoints' certificates are of; `null` without TLS.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
     /// Root credentials.
     pub access_key: String,
     /// Root credentials.
@@ -139,6 +142,7 @@ pub(crate) mod tests {
         };
         Cluster {
             endpoints: vec!["http://127.0.0.1:1".to_owned(), "http://127.0.0.1:2".to_owned()],
+            ca: None,
             access_key: "access".to_owned(),
             secret_key: "secret".to_owned(),
             holdfastd: "/bin/false".into(),

@@ -7,6 +7,7 @@
 //! | module | command |
 //! |---|---|
 //! | [`up`], [`down`] | `testbed up`, `testbed down`: a cluster on free loopback ports |
+//! | [`certs`] | `testbed certs`: a certificates folder for test clusters with TLS |
 //! | [`fault`] | `testbed fault`: kill, stop, start, pause, resume a node; scribble over an index |
 //! | [`bench`] | `testbed bench`: load with verified content, latencies, the servers' CPU |
 //! | [`model`] | `testbed model`: the model checker of the register protocol |
@@ -18,6 +19,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod bench;
+mod certs;
 mod cluster;
 mod down;
 mod fault;
@@ -41,6 +43,8 @@ enum Command {
     Up(up::Args),
     /// Take a cluster down: SIGTERM, then SIGKILL.
     Down(down::Args),
+    /// Make a certificates folder: an authority of its own and one certificate for all nodes. For tests.
+    Certs(certs::Args),
     /// Do something bad to a node, or undo it; returns when it is in effect.
     Fault(fault::Args),
     /// Put load on a cluster and measure it.
@@ -53,6 +57,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Up(args) => up::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Down(args) => down::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Certs(args) => certs::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Fault(args) => fault::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::run(&args),
         Command::Model(args) => model::command(&args).map(as_exit),

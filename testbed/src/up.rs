@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use rand::Rng as _;
 
 use crate::{
+    certs,
     cluster::{Cluster, Node},
     down, health, ports,
     process::{log_tail, spawn},
@@ -32,6 +33,9 @@ pub struct Args {
     /// Return when all nodes are ready instead of waiting for ctrl-c.
     #[arg(long)]
     detach: bool,
+    /// Start it with TLS: a folder as `holdfastd --certs-dir` takes it, made when it is not there.
+    #[arg(long)]
+    certs_dir: Option<PathBuf>,
     /// The daemon's binary; beside this one by default.
     #[arg(long)]
     holdfastd: Option<PathBuf>,
@@ -76,14 +80,17 @@ fn plan(args: &Args) -> Result<Cluster> {
     if Cluster::file(&dir).exists() {
         bail!("{} has a cluster: `testbed down` it and remove it first", dir.display());
     }
-    let ports = ports::free(args.nodes.into())?;
+    let certs_dir = args.certs_dir.as_deref().map(certs::ensure).transpose()?;
+    let ca = certs_dir.as_deref().map(|certs| certs::bundle(certs, &dir)).transpose()?;
+    let urls = urls(&ports::free(args.nodes.into())?, certs_dir.is_some());
     let cluster = Cluster {
-        endpoints: ports.iter().map(|port| format!("http://127.0.0.1:{port}")).collect(),
+        endpoints: urls.clone(),
+        ca,
         access_key: format!("testbed{}", secret(4)),
         secret_key: secret(20),
         holdfastd: daemon_binary(args.holdfastd.as_deref())?,
         env: BTreeMap::new(),
-        nodes: nodes(&dir, &ports, args.drives),
+        nodes: nodes(&dir, &urls, args.drives, certs_dir.as_deref()),
     };
     for drive in cluster.nodes.iter().flat_map(|node| &node.drives) {
         fs::create_dir_all(drive).with_context(|| format!("create {}", drive.display()))?;
@@ -91,25 +98,35 @@ fn plan(args: &Args) -> Result<Cluster> {
     Ok(with_env(cluster, &args.env))
 }
 
+/// The nodes' URLs: of S3 and of the fabric.
+fn urls(ports: &[u16], tls: bool) -> Vec<String> {
+    let scheme = if tls { "https" } else { "http" };
+    ports.iter().map(|port| format!("{scheme}://127.0.0.1:{port}")).collect()
+}
+
 /// The nodes' folders and arguments: every node gets all nodes' drives as plain arguments.
-fn nodes(dir: &Path, ports: &[u16], drives: u16) -> Vec<Node> {
+fn nodes(dir: &Path, urls: &[String], drives: u16, certs_dir: Option<&Path>) -> Vec<Node> {
     let folder = |n: usize| dir.join(format!("node{}", n + 1));
     let paths = |n: usize| -> Vec<PathBuf> {
         (1..=drives).map(|drive| folder(n).join(format!("drive{drive}"))).collect()
     };
-    let volume = |port: u16, path: &Path| format!("http://127.0.0.1:{port}{}", path.display());
-    let volumes: Vec<String> = ports
+    let volume = |url: &str, path: &Path| format!("{url}{}", path.display());
+    let volumes: Vec<String> = urls
         .iter()
         .enumerate()
-        .flat_map(|(n, port)| paths(n).into_iter().map(move |path| volume(*port, &path)))
+        .flat_map(|(n, url)| paths(n).into_iter().map(move |path| volume(url, &path)))
         .collect();
-    let node = |(n, port): (usize, &u16)| {
-        let address = format!("127.0.0.1:{port}");
-        let flags = ["server", "--address", &address, "--allow-root-disk"].map(str::to_owned);
-        let args = flags.into_iter().chain(volumes.iter().cloned()).collect();
+    let node = |(n, url): (usize, &String)| {
+        let address = url.split_once("://").map_or("", |(_, address)| address);
+        let mut args =
+            ["server", "--address", address, "--allow-root-disk"].map(str::to_owned).to_vec();
+        if let Some(certs_dir) = certs_dir {
+            args.extend(["--certs-dir".to_owned(), certs_dir.display().to_string()]);
+        }
+        args.extend(volumes.iter().cloned());
         Node { pid: None, started: None, dir: folder(n), drives: paths(n), args }
     };
-    ports.iter().enumerate().map(node).collect()
+    urls.iter().enumerate().map(node).collect()
 }
 
 /// Adds the daemons' environment: the cluster's secrets, and what the caller gave.
@@ -147,9 +164,22 @@ fn start(dir: &Path, patience: Duration) -> Result<Vec<Child>> {
         Ok(cluster.clone())
     })?;
     for place in 0..cluster.nodes.len() {
-        wait_ready(&cluster, place, deadline)?;
+        wait_ready(&cluster, place, deadline)
+            .map_err(|error| first_gone(&cluster).unwrap_or(error))?;
     }
     Ok(children)
+}
+
+/// A node that ended by itself: the others wait for it in vain, and its log says more than theirs.
+fn first_gone(cluster: &Cluster) -> Option<anyhow::Error> {
+    let gone = |node: &Node| node.process().is_none_or(|process| !process.is_alive());
+    let place = cluster.nodes.iter().position(gone)?;
+    let log = cluster.nodes[place].log();
+    let (number, end) = (place + 1, log_tail(&log));
+    Some(anyhow::anyhow!(
+        "node {number} exited before it was ready; end of {}:\n{end}",
+        log.display()
+    ))
 }
 
 /// Waits until a node that was just started is ready.
@@ -157,7 +187,7 @@ pub fn wait_ready(cluster: &Cluster, place: usize, deadline: Instant) -> Result<
     let (node, endpoint) = (&cluster.nodes[place], &cluster.endpoints[place]);
     let process = node.process().context("the node was not started")?;
     let tail = || format!("end of {}:\n{}", node.log().display(), log_tail(&node.log()));
-    while !health::is_ready(endpoint) {
+    while !health::is_ready(endpoint, cluster.ca.as_deref()) {
         if !process.is_alive() {
             bail!("node {} exited before it was ready; {}", place + 1, tail());
         }
@@ -207,7 +237,7 @@ mod tests {
     /// one pool. Method: plan 4 x 4 and give the arguments to placement.
     #[test]
     fn nodes_are_planned_for_one_pool() {
-        let nodes = nodes(Path::new("/D"), &[11, 12, 13, 14], 4);
+        let nodes = nodes(Path::new("/D"), &urls(&[11, 12, 13, 14], false), 4, None);
         for (node, port) in nodes.iter().zip([11, 12, 13, 14]) {
             let address = format!("127.0.0.1:{port}");
             assert_eq!(node.args[..4], ["server", "--address", &address, "--allow-root-disk"]);
@@ -220,6 +250,29 @@ mod tests {
         assert!(nodes[0].args.contains(&"http://127.0.0.1:12/D/node2/drive3".to_owned()));
     }
 
+    /// Goal: with TLS everything is https and every node knows its certificates. Method: plan one.
+    #[test]
+    fn with_certificates_the_cluster_speaks_tls() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let args = Args {
+            nodes: 2,
+            drives: 2,
+            dir: dir.path().join("c"),
+            detach: true,
+            holdfastd: Some("/bin/true".into()),
+            certs_dir: Some(dir.path().join("certs")),
+            env: Vec::new(),
+            timeout: 1,
+        };
+        let cluster = plan(&args).expect("plan");
+        assert!(cluster.endpoints.iter().all(|url| url.starts_with("https://")), "{cluster:?}");
+        let flags: Vec<_> = cluster.nodes[1].args.iter().skip(4).take(2).collect();
+        assert!(flags[0] == "--certs-dir" && flags[1].ends_with("/certs"), "{flags:?}");
+        assert!(cluster.nodes[1].args[6].starts_with("https://"), "{:?}", cluster.nodes[1].args);
+        let ca = fs::read_to_string(cluster.ca.expect("authorities")).expect("a file");
+        assert_eq!(ca.matches("BEGIN CERTIFICATE").count(), 1);
+    }
+
     /// Goal: no two clusters share secrets, and what the caller gives wins. Method: plan twice.
     #[test]
     fn secrets_are_fresh() {
@@ -230,6 +283,7 @@ mod tests {
             dir: dir.path().join(name),
             detach: true,
             holdfastd: Some("/bin/true".into()),
+            certs_dir: None,
             env: vec![("A".to_owned(), "b".to_owned())],
             timeout: 1,
         };

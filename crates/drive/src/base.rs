@@ -7,12 +7,12 @@ use bytes::Bytes;
 use crate::{
     meta_index::keeper::IndexKeeper,
     overlay::{Base, BaseError, BasePage},
-    runs::{RunContent, RunError, RunItem, RunStore, set},
+    runs::{Patience, RunContent, RunError, RunItem, RunStore, set},
 };
 
 impl From<RunError> for BaseError {
     fn from(error: RunError) -> Self {
-        Self { cause: error.to_string() }
+        Self::Failed { cause: error.to_string() }
     }
 }
 
@@ -32,7 +32,7 @@ impl RunsBase {
 
 impl Base for RunsBase {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, BaseError> {
-        Ok(self.runs.set().get(key)?.and_then(value_of))
+        Ok(self.runs.set().get(key, Patience::Waits)?.and_then(value_of))
     }
 
     fn scan(&self, start: &[u8], end: Option<&[u8]>, limit: usize) -> Result<BasePage, BaseError> {
@@ -42,7 +42,38 @@ impl Base for RunsBase {
     }
 
     fn key(&self, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, BaseError> {
-        Ok(self.runs.set().get_key(prefix)?.into_iter().filter_map(pair).collect())
+        let found = self.runs.set().get_key(prefix, Patience::Waits)?;
+        Ok(found.into_iter().filter_map(pair).collect())
+    }
+
+    fn try_get(&self, key: &[u8]) -> Result<Option<Option<Bytes>>, BaseError> {
+        try_get(&self.runs, key)
+    }
+
+    fn try_key(&self, prefix: &[u8]) -> Result<Option<Vec<(Bytes, Bytes)>>, BaseError> {
+        try_key(&self.runs, prefix)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.runs.set().runs().is_empty()
+    }
+}
+
+/// From filters and blocks in memory.
+fn try_get(runs: &RunStore, key: &[u8]) -> Result<Option<Option<Bytes>>, BaseError> {
+    match runs.set().get(key, Patience::InMemory) {
+        Ok(item) => Ok(Some(item.and_then(value_of))),
+        Err(RunError::NotInMemory) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// From filters and blocks in memory.
+fn try_key(runs: &RunStore, prefix: &[u8]) -> Result<Option<Vec<(Bytes, Bytes)>>, BaseError> {
+    match runs.set().get_key(prefix, Patience::InMemory) {
+        Ok(items) => Ok(Some(items.into_iter().filter_map(pair).collect())),
+        Err(RunError::NotInMemory) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -57,7 +88,9 @@ fn value_of(item: RunItem) -> Option<Bytes> {
     }
 }
 
-/// The index where it is trusted, the runs where it is not.
+/// The index where it is trusted, the runs where it is not. From memory the runs alone answer, which
+/// hold the same: their filters tell of most keys that are not held, and nobody can tell whether sled
+/// is going to wait for the device.
 pub struct IndexedBase {
     runs: Arc<RunStore>,
     keeper: Arc<IndexKeeper>,
@@ -83,5 +116,17 @@ impl Base for IndexedBase {
 
     fn key(&self, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, BaseError> {
         Ok(self.keeper.get_key(&self.runs.set(), prefix)?)
+    }
+
+    fn try_get(&self, key: &[u8]) -> Result<Option<Option<Bytes>>, BaseError> {
+        try_get(&self.runs, key)
+    }
+
+    fn try_key(&self, prefix: &[u8]) -> Result<Option<Vec<(Bytes, Bytes)>>, BaseError> {
+        try_key(&self.runs, prefix)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.runs.set().runs().is_empty()
     }
 }

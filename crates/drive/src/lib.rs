@@ -20,6 +20,7 @@
 //! | [`drive`] | [`Drive`], the state machine of one drive, without threads |
 //! | [`table`] | the durable state, and how records change it |
 //! | [`overlay`] | the log's net tail above what runs and index hold |
+//! | [`loaded`] | what I/O threads brought up from below the overlay |
 //! | [`base`] | runs and index as what lies under the overlay |
 //! | [`value`] | registers, places and chores as they are kept |
 //! | [`log`] | chained batches in pre-written segments |
@@ -44,6 +45,7 @@ pub mod fabric;
 pub mod gate;
 pub mod identity;
 pub mod io_pool;
+pub mod loaded;
 pub mod local;
 pub mod log;
 pub mod manifest;
@@ -56,6 +58,8 @@ pub mod table;
 pub mod value;
 pub mod volume;
 
-pub use drive::{BackgroundJob, Drive, DriveOptions, JobOutcome, ReadJob};
+pub use drive::{
+    BackgroundJob, Drive, DriveOptions, JobOutcome, LoadJob, LoadOutcome, ReadJob, ShardDone,
+};
 pub use error::DriveFault;
 pub use identity::Identity;

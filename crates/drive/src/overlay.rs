@@ -5,20 +5,29 @@ use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use bytes::Bytes;
 
-use crate::value::Value;
+use crate::{
+    loaded::{Loaded, Recent, Want},
+    value::Value,
+};
 
-/// Records of one page asked from the base.
-const PAGE_RECORDS: usize = 256;
+/// Records of one page asked from the base: a page of a list is a few of them.
+const PAGE_RECORDS: usize = 1024;
 
 /// Roughly the memory of a key and its place in the tree.
 const SLOT_BYTES: u64 = 96;
 
 /// Why the base does not answer.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("look up record: {cause}")]
-pub struct BaseError {
-    /// What was found.
-    pub cause: String,
+pub enum BaseError {
+    /// It cannot be known.
+    #[error("look up record: {cause}")]
+    Failed {
+        /// What was found.
+        cause: String,
+    },
+    /// Nothing is wrong, but the answer is not in memory: an I/O thread has to bring this up first.
+    #[error("look up record: it is not in memory")]
+    Waits(Want),
 }
 
 /// A page of raw records.
@@ -49,6 +58,21 @@ pub trait Base: Send + Sync {
     /// # Errors
     /// When they cannot be known.
     fn key(&self, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, BaseError>;
+
+    /// As [`Self::get`], from memory alone: `None` when it would have to wait for the device.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    fn try_get(&self, key: &[u8]) -> Result<Option<Option<Bytes>>, BaseError>;
+
+    /// As [`Self::key`], from memory alone: `None` when it would have to wait for the device.
+    ///
+    /// # Errors
+    /// As [`Self::key`].
+    fn try_key(&self, prefix: &[u8]) -> Result<Option<Vec<(Bytes, Bytes)>>, BaseError>;
+
+    /// Whether it holds nothing at all.
+    fn is_empty(&self) -> bool;
 }
 
 /// A base that holds nothing: a drive all of whose state is in its log.
@@ -66,6 +90,18 @@ impl Base for EmptyBase {
 
     fn key(&self, _: &[u8]) -> Result<Vec<(Bytes, Bytes)>, BaseError> {
         Ok(Vec::new())
+    }
+
+    fn try_get(&self, _: &[u8]) -> Result<Option<Option<Bytes>>, BaseError> {
+        Ok(Some(None))
+    }
+
+    fn try_key(&self, _: &[u8]) -> Result<Option<Vec<(Bytes, Bytes)>>, BaseError> {
+        Ok(Some(Vec::new()))
+    }
+
+    fn is_empty(&self) -> bool {
+        true
     }
 }
 
@@ -172,13 +208,42 @@ pub struct Layers {
     /// While the log is replayed every removal is kept: the index that answers afterwards may be
     /// ahead of the runs that replay reads from, and hold what was removed since.
     replaying: bool,
+    /// What was brought up for the decision being made.
+    loaded: Loaded,
+    recent: Recent,
+    generation: u64,
 }
 
 impl Layers {
-    /// An empty overlay above `base`.
+    /// An empty overlay above `base`. Until [`Self::set_base`] look-ups wait for the device; from
+    /// then on they answer from memory, or [`BaseError::Waits`].
     #[must_use]
     pub fn new(base: Arc<dyn Base>) -> Self {
-        Self { overlay: Overlay::default(), frozen: None, base, replaying: true }
+        Self {
+            overlay: Overlay::default(),
+            frozen: None,
+            base,
+            replaying: true,
+            loaded: Loaded::default(),
+            recent: Recent::default(),
+            generation: 0,
+        }
+    }
+
+    /// What answers below the overlay, for I/O threads, and its generation.
+    #[must_use]
+    pub fn base(&self) -> (Arc<dyn Base>, u64) {
+        (self.base.clone(), self.generation)
+    }
+
+    /// Lets decisions see what was brought up for them; returns what was there.
+    pub fn lend(&mut self, loaded: Loaded) -> Loaded {
+        std::mem::replace(&mut self.loaded, loaded)
+    }
+
+    /// Keeps registers that were brought up in this generation for the next who asks.
+    pub fn remember(&mut self, loaded: &Loaded) {
+        self.recent.note(loaded);
     }
 
     /// The overlay.
@@ -212,6 +277,12 @@ impl Layers {
     /// The overlay set aside is part of the base now.
     pub fn thaw(&mut self) {
         self.frozen = None;
+        self.base_changed();
+    }
+
+    fn base_changed(&mut self) {
+        self.generation += 1;
+        self.recent.clear();
     }
 
     /// Replay is over: answers come from `base` from now on, which holds the same or, for keys in the
@@ -219,6 +290,67 @@ impl Layers {
     pub fn set_base(&mut self, base: Arc<dyn Base>) {
         self.base = base;
         self.replaying = false;
+        self.base_changed();
+    }
+
+    /// The base's value of a key.
+    fn base_get(&self, key: &[u8]) -> Result<Option<Bytes>, BaseError> {
+        if self.replaying {
+            return self.base.get(key);
+        }
+        if let Some(held) = self.loaded.key(key) {
+            return Ok(held.clone());
+        }
+        let held = self.base.try_get(key)?;
+        held.ok_or_else(|| BaseError::Waits(Want::Keys(vec![Bytes::copy_from_slice(key)])))
+    }
+
+    /// The base's registers of a key.
+    fn base_key(&self, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, BaseError> {
+        if self.replaying {
+            return self.base.key(prefix);
+        }
+        if let Some(held) = self.loaded.prefix(prefix).or_else(|| self.recent.prefix(prefix)) {
+            return Ok(held.clone());
+        }
+        let held = self.base.try_key(prefix)?;
+        held.ok_or_else(|| BaseError::Waits(Want::Prefix(Bytes::copy_from_slice(prefix))))
+    }
+
+    /// The base's page of a range. Never read on the caller's thread: a page is many blocks.
+    fn base_page(
+        &self,
+        start: &[u8],
+        end: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<BasePage, BaseError> {
+        if self.replaying {
+            return self.base.scan(start, end, limit);
+        }
+        if let Some(page) = self.loaded.page(start, end) {
+            return Ok(page.clone());
+        }
+        if self.base.is_empty() {
+            return Ok(BasePage::default());
+        }
+        let (start, end) = (Bytes::copy_from_slice(start), end.map(Bytes::copy_from_slice));
+        Err(BaseError::Waits(Want::Page { start, end, limit }))
+    }
+
+    /// Makes sure that look-ups of all these keys will be answered.
+    ///
+    /// # Errors
+    /// [`BaseError::Waits`] naming all that are to be brought up; others as [`Self::get`].
+    pub fn ready(&self, keys: impl IntoIterator<Item = Bytes>) -> Result<(), BaseError> {
+        let mut missing = Vec::new();
+        for key in keys {
+            match self.get(&key) {
+                Ok(_) => {}
+                Err(BaseError::Waits(_)) => missing.push(key),
+                Err(error) => return Err(error),
+            }
+        }
+        if missing.is_empty() { Ok(()) } else { Err(BaseError::Waits(Want::Keys(missing))) }
     }
 
     /// What is held for a key.
@@ -230,7 +362,7 @@ impl Layers {
         if let Some(slot) = self.overlay.get(key).or_else(|| frozen.and_then(|f| f.get(key))) {
             return Ok(Found { value: slot.value.clone(), gate: slot.gate });
         }
-        let bytes = self.base.get(key)?;
+        let bytes = self.base_get(key)?;
         let value = bytes.map(|bytes| decode(key, &bytes)).transpose()?;
         Ok(Found { value, gate: 0 })
     }
@@ -242,7 +374,7 @@ impl Layers {
     pub fn key(&self, prefix: &[u8]) -> Result<Page, BaseError> {
         let end = prefix_end(prefix);
         let mut merged: BTreeMap<Bytes, Option<Arc<Value>>> = BTreeMap::new();
-        for (key, bytes) in self.base.key(prefix)? {
+        for (key, bytes) in self.base_key(prefix)? {
             let value = decode(&key, &bytes)?;
             merged.insert(key, Some(value));
         }
@@ -265,7 +397,26 @@ impl Layers {
     /// When the base cannot say.
     pub fn scan(&self, start: &[u8], end: Option<&[u8]>, wanted: usize) -> Result<Page, BaseError> {
         let limit = wanted.clamp(1, PAGE_RECORDS);
-        let below = self.base.scan(start, end, limit)?;
+        let below = self.base_page(start, end, limit)?;
+        self.merge_page(start, end, limit, below)
+    }
+
+    /// As [`Self::scan`], waiting for the device: for audits.
+    ///
+    /// # Errors
+    /// When the base cannot say.
+    pub fn scan_patiently(&self, start: &[u8], end: Option<&[u8]>) -> Result<Page, BaseError> {
+        let below = self.base.scan(start, end, PAGE_RECORDS)?;
+        self.merge_page(start, end, PAGE_RECORDS, below)
+    }
+
+    fn merge_page(
+        &self,
+        start: &[u8],
+        end: Option<&[u8]>,
+        limit: usize,
+        below: BasePage,
+    ) -> Result<Page, BaseError> {
         // Each layer was looked at up to some key; the page ends at the lowest of them.
         let mut next = below.items.last().filter(|_| below.more).map(|(key, _)| successor(key));
         let mut merged: BTreeMap<Bytes, (Option<Arc<Value>>, u64)> = BTreeMap::new();
@@ -305,7 +456,7 @@ fn successor(key: &[u8]) -> Bytes {
 
 fn decode(key: &[u8], bytes: &[u8]) -> Result<Arc<Value>, BaseError> {
     let value = Value::decode(key, bytes);
-    value.map(Arc::new).map_err(|cause| BaseError { cause: cause.to_string() })
+    value.map(Arc::new).map_err(|cause| BaseError::Failed { cause: cause.to_string() })
 }
 
 /// The first key behind all that begin with `prefix`; `None` when there is none.

@@ -135,6 +135,39 @@ impl Table {
         Ok((record, gate))
     }
 
+    /// Makes sure that all that [`Self::apply`] looks at for a record is there.
+    ///
+    /// # Errors
+    /// [`BaseError::Waits`] with what has to be brought up; when the base cannot say.
+    pub fn ready_for(&self, record: &Record) -> Result<(), BaseError> {
+        let gone = |register: &Bytes, apply: &mut dyn FnMut(&mut RegisterRecord) -> Vec<Held>| {
+            let (mut record, _) = self.register(register)?;
+            let gone = apply(&mut record).into_iter();
+            let operations = gone.flat_map(|held| held.entry.data_operations().collect::<Vec<_>>());
+            Ok::<Vec<OperationId>, BaseError>(operations.collect())
+        };
+        let operations = match record {
+            Record::Accept { register, held, note, .. } => {
+                let mut operations = gone(register, &mut |r| r.accept(held.clone(), *note))?;
+                operations.push(held.entry.operation);
+                operations.extend(held.entry.data_operations());
+                operations
+            }
+            Record::Settle { register, operation, holders, set_size, drop_below } => {
+                gone(register, &mut |r| r.settle(*operation, *holders, *set_size, *drop_below))?
+            }
+            Record::Purge { register, ballot } => gone(register, &mut |r| r.purge(*ballot))?,
+            Record::Erase { register } => gone(register, &mut |r| r.purge(r.highest()))?,
+            Record::Move { operation, .. } => vec![*operation],
+            Record::Lost { register, operation, .. } => {
+                self.register(register)?;
+                vec![*operation]
+            }
+            Record::Bucket(_) | Record::Ceiling(_) | Record::Open { .. } => Vec::new(),
+        };
+        self.layers.ready(operations.into_iter().map(|o| PlaceRecord::key(o).into()))
+    }
+
     /// Applies a record of `batch`; `inline` is where its inline bytes lie. Returns the shards that
     /// no entry names any more.
     ///

@@ -16,7 +16,8 @@ pub const PATH_BYTES_MAX: usize = 3_072;
 /// A drive: the node's URL, or none on a single node, and the folder there.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Endpoint {
-    /// `http://host:port`: host in lower case, port always there. `None`: this node, the only one.
+    /// `http://host:port`, or `https://` when the nodes speak TLS: host in lower case, port always
+    /// there. `None`: this node, the only one.
     pub node: Option<String>,
     /// The folder, without a trailing slash. Absolute when there is a node URL.
     pub path: String,
@@ -30,7 +31,8 @@ impl fmt::Display for Endpoint {
 }
 
 impl Endpoint {
-    /// Reads `http://host[:port]/path` or a path. Ranges have been expanded before.
+    /// Reads `http://host[:port]/path`, `https://host[:port]/path` or a path. Ranges have been expanded
+    /// before.
     ///
     /// # Errors
     /// [`PlacementError`] naming the part that is refused.
@@ -38,12 +40,12 @@ impl Endpoint {
         let Some((scheme, rest)) = argument.split_once("://") else {
             return Ok(Self { node: None, path: parse_path(argument, argument)? });
         };
-        if !scheme.eq_ignore_ascii_case("http") {
+        let Some(scheme) = Scheme::parse(scheme) else {
             let (argument, scheme) = (argument.to_owned(), scheme.to_owned());
             return Err(PlacementError::Scheme { argument, scheme });
-        }
+        };
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        let node = parse_authority(authority).ok_or_else(|| PlacementError::Host {
+        let node = parse_authority(scheme, authority).ok_or_else(|| PlacementError::Host {
             argument: argument.to_owned(),
             host: authority.to_owned(),
         })?;
@@ -55,21 +57,58 @@ impl Endpoint {
     }
 }
 
+/// How a node is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Scheme {
+    /// In the clear.
+    #[default]
+    Http,
+    /// Over TLS.
+    Https,
+}
+
+impl Scheme {
+    /// Its name in URLs.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+
+    /// The scheme of a node's URL.
+    #[must_use]
+    pub fn of_url(url: &str) -> Option<Self> {
+        url.split_once("://").and_then(|(scheme, _)| Self::parse(scheme))
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Http, Self::Https].into_iter().find(|it| text.eq_ignore_ascii_case(it.name()))
+    }
+}
+
+/// `host:port` of a node's URL: what makes it that node, however it is spoken to.
+#[must_use]
+pub fn authority_of(url: &str) -> &str {
+    url.split_once("://").map_or(url, |(_, authority)| authority)
+}
+
 /// The host of a node's URL, without scheme and port.
 pub(crate) fn host_of(url: &str) -> &str {
-    let authority = url.strip_prefix("http://").unwrap_or(url);
+    let authority = authority_of(url);
     authority.rsplit_once(':').map_or(authority, |(host, _)| host)
 }
 
 /// `host[:port]` to the node URL in its one form; `None` when it is not that.
-pub(crate) fn parse_authority(authority: &str) -> Option<String> {
+pub(crate) fn parse_authority(scheme: Scheme, authority: &str) -> Option<String> {
     let (host, port) = match authority.rsplit_once(':') {
         // A colon inside brackets belongs to an IPv6 address.
         Some((host, port)) if !port.ends_with(']') => (host, parse_port(port)?),
         _ => (authority, DEFAULT_PORT),
     };
     let host = host.to_ascii_lowercase();
-    is_host(&host).then(|| format!("http://{host}:{port}"))
+    is_host(&host).then(|| format!("{}://{host}:{port}", scheme.name()))
 }
 
 /// 1 to 65535, in its shortest form.
@@ -127,8 +166,8 @@ pub(crate) fn is_absolute_path(path: &str) -> bool {
 
 /// Whether `url` is a node's URL in the form that [`Endpoint::parse`] gives.
 pub(crate) fn is_node_url(url: &str) -> bool {
-    let authority = url.strip_prefix("http://");
-    authority.and_then(parse_authority).is_some_and(|parsed| parsed == url)
+    let parsed = Scheme::of_url(url).and_then(|it| parse_authority(it, authority_of(url)));
+    parsed.is_some_and(|parsed| parsed == url)
 }
 
 #[cfg(test)]
@@ -144,6 +183,7 @@ mod tests {
             ("http://10.0.0.1:1/d", Some("http://10.0.0.1:1"), "/d"),
             ("http://[::1]/d", Some("http://[::1]:9000"), "/d"),
             ("http://[fe80::1]:9001/d", Some("http://[fe80::1]:9001"), "/d"),
+            ("HTTPS://n1/d", Some("https://n1:9000"), "/d"),
             ("http://my_host/d d", Some("http://my_host:9000"), "/d d"),
             ("/mnt/d", None, "/mnt/d"),
             ("./data/d1", None, "./data/d1"),
@@ -160,7 +200,6 @@ mod tests {
     #[test]
     fn what_names_no_drive_is_refused() {
         let vectors = [
-            ("https://a/d", "Scheme"),
             ("s3://a/d", "Scheme"),
             ("http:///d", "Host"),
             ("http://a:/d", "Host"),

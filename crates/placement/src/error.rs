@@ -48,7 +48,7 @@ pub enum PlacementError {
         /// The limit.
         max: usize,
     },
-    /// A scheme other than `http`.
+    /// A scheme other than `http` and `https`.
     #[error("read volume {argument}: scheme {scheme} is not supported")]
     Scheme {
         /// The argument.
@@ -87,6 +87,14 @@ pub enum PlacementError {
         url: String,
         /// One without.
         path: String,
+    },
+    /// Arguments with http and with https.
+    #[error("read volumes: {http} is without TLS and {https} is with it")]
+    MixedSchemes {
+        /// One with http.
+        http: String,
+        /// One with https.
+        https: String,
     },
     /// The same drive twice.
     #[error("read volumes: {endpoint} is named twice")]
@@ -162,12 +170,13 @@ impl PlacementError {
             Self::RangeOrder { .. } => "put the smaller bound first",
             Self::RangePadding { .. } => "pad both bounds to one width, for example {01...16}",
             Self::TooMany { .. } => "check the ranges' bounds",
-            Self::Scheme { .. } => "use http://; TLS is not supported yet",
+            Self::Scheme { .. } => "use http://, or https:// with --certs-dir",
             Self::Host { .. } => "write http://host:port/path, without user, query or fragment",
             Self::Path { .. } => "give the folder of one drive, for example /mnt/holdfast1",
             Self::MixedNotation { .. } => {
                 "give every pool as one argument with ranges, or every drive as one without"
             }
+            Self::MixedSchemes { .. } => "write https:// for every node, or http:// for every node",
             Self::MixedHosts { .. } => "name the host of every drive, or of none (a single node)",
             Self::Duplicate { .. } => "name every drive once",
             Self::SharedFolder { .. } => "give each node of a host folders of its own",

@@ -8,7 +8,10 @@ use holdfast_types::{
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::{error::PlacementError, hash::KeyHash, sets::plan_sets, volumes::PoolSpec};
+use crate::{
+    endpoint::authority_of, error::PlacementError, hash::KeyHash, sets::plan_sets,
+    volumes::PoolSpec,
+};
 
 mod check;
 
@@ -39,7 +42,8 @@ pub struct Layout {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NodeSpec {
-    /// `http://host:port`.
+    /// `http://host:port` or `https://host:port`. Host and port make it that node; the scheme says how
+    /// the cluster spoke when the document was written.
     pub url: String,
 }
 
@@ -202,10 +206,12 @@ impl Layout {
         self.sets().nth(index.get())
     }
 
-    /// The index of the node with this URL.
+    /// The index of the node with this URL's host and port: a cluster that is started with TLS, or
+    /// without, stays the same cluster.
     #[must_use]
     pub fn node(&self, url: &str) -> Option<NodeIndex> {
-        let place = self.nodes.iter().position(|node| node.url == url)?;
+        let wanted = authority_of(url);
+        let place = self.nodes.iter().position(|node| authority_of(&node.url) == wanted)?;
         Some(NodeIndex(place as u16))
     }
 

@@ -15,7 +15,7 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`endpoint`] | one drive of one node: `http://host:port/path` or a path |
+//! | [`endpoint`] | one drive of one node: `http://host:port/path`, `https://...` or a path |
 //! | [`notation`] | ranges `{a...b}` and their expansion |
 //! | [`volumes`] | [`parse_volumes`]: arguments to pools, with every refusal |
 //! | [`sets`] | [`set_size`] and [`plan_sets`] |
@@ -30,7 +30,7 @@ pub mod notation;
 pub mod sets;
 pub mod volumes;
 
-pub use endpoint::Endpoint;
+pub use endpoint::{Endpoint, Scheme};
 pub use error::PlacementError;
 pub use layout::{DriveSlot, Layout, NodeSpec, Pool, SetLayout};
 pub use sets::{plan_sets, set_size};

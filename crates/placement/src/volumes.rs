@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::{
-    endpoint::{Endpoint, host_of},
+    endpoint::{Endpoint, Scheme, host_of},
     error::PlacementError,
     notation::{ENDPOINTS_MAX, expand, has_range},
 };
@@ -88,6 +88,12 @@ fn check_together(pools: &[PoolSpec]) -> Result<(), PlacementError> {
         let (url, path) = (url.to_string(), path.to_string());
         return Err(PlacementError::MixedHosts { url, path });
     }
+    let scheme = |e: &&&Endpoint| e.node.as_deref().and_then(Scheme::of_url) == Some(Scheme::Https);
+    let (secure, open): (Vec<&Endpoint>, Vec<&Endpoint>) = urls.iter().partition(scheme);
+    if let (Some(https), Some(http)) = (secure.first(), open.first()) {
+        let (http, https) = (http.to_string(), https.to_string());
+        return Err(PlacementError::MixedSchemes { http, https });
+    }
     let mut endpoints = HashSet::new();
     let mut folders = HashMap::new();
     for endpoint in all() {
@@ -152,11 +158,12 @@ mod tests {
     /// single lines.
     #[test]
     fn contradictions_are_refused() {
-        let vectors: [(&[&str], &str); 8] = [
+        let vectors: [(&[&str], &str); 9] = [
             (&[], "NoVolumes"),
             (&["/d{1...2}", "/e"], "MixedNotation"),
             (&["/d", "http://a/d"], "MixedHosts"),
             (&["/d{1...2}", "http://a/d{1...2}"], "MixedHosts"),
+            (&["http://a/d", "https://a/d"], "MixedSchemes"),
             (&["/d", "/d/"], "Duplicate"),
             (&["http://a/d", "http://A:9000/d"], "Duplicate"),
             (&["http://a/d{1...2}", "http://a/d{2...3}"], "Duplicate"),

@@ -38,12 +38,15 @@ fn layouts_are_planned_and_come_back() {
 /// change a rule.
 #[test]
 fn contradictions_are_refused() {
-    let changes: [(&str, fn(&mut Layout)); 17] = [
+    let changes: [(&str, fn(&mut Layout)); 18] = [
         ("cluster", |l| l.cluster = ClusterId::NIL),
         ("generation", |l| l.generation = 0),
         ("no nodes", |l| l.nodes.clear()),
         ("same node twice", |l| l.nodes[1] = l.nodes[0].clone()),
-        ("https", |l| l.nodes[0].url = "https://n1:9000".into()),
+        ("same node by another scheme", |l| {
+            l.nodes[1].url = l.nodes[0].url.replace("http", "https");
+        }),
+        ("ftp", |l| l.nodes[0].url = "ftp://n1:9000".into()),
         ("no port", |l| l.nodes[0].url = "http://n1".into()),
         ("no pools", |l| l.pools.clear()),
         ("no weight", |l| l.pools.iter_mut().for_each(|pool| pool.weight = 0)),
@@ -71,6 +74,16 @@ fn contradictions_are_refused() {
         let read = Layout::from_bytes(&layout.to_bytes());
         assert!(matches!(read, Err(PlacementError::DocumentInvalid { .. })), "{name}: {read:?}");
     }
+}
+
+/// Goal: a node is host and port, however the cluster speaks. Method: look nodes up by either scheme.
+#[test]
+fn nodes_are_found_by_host_and_port() {
+    let layout = good();
+    let secure = layout.nodes[1].url.replace("http://", "https://");
+    assert_eq!(layout.node(&secure), layout.node(&layout.nodes[1].url));
+    assert_eq!(layout.node(&secure), Some(NodeIndex(1)));
+    assert_eq!(layout.node("https://elsewhere:9000"), None);
 }
 
 /// Goal: documents of other formats and versions, and hand-made changes, are told apart. Method: edit

@@ -3,10 +3,12 @@
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use hmac::{Hmac, Mac};
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use sha2::{Digest, Sha256};
 
 pub const USER: &str = "operator";
@@ -14,13 +16,18 @@ pub const PASSWORD: &str = "a good password";
 
 pub struct Client {
     pub address: SocketAddr,
+    pub tls: Option<Arc<ClientConfig>>,
     pub user: String,
     pub password: String,
 }
 
 impl Client {
     pub fn new(address: SocketAddr) -> Self {
-        Self { address, user: USER.to_owned(), password: PASSWORD.to_owned() }
+        Self { address, tls: None, user: USER.to_owned(), password: PASSWORD.to_owned() }
+    }
+
+    pub fn with_tls(address: SocketAddr, tls: Arc<ClientConfig>) -> Self {
+        Self { tls: Some(tls), ..Self::new(address) }
     }
 
     /// Status and body of a signed request; 0 when there was no answer.
@@ -48,25 +55,47 @@ impl Client {
             body.len(),
             self.user
         );
-        exchange(self.address, &head, body)
+        exchange(self.address, self.tls.as_ref(), &head, body)
     }
 }
 
-/// Status and body of an unsigned GET.
+/// Status and body of an unsigned GET in the clear.
 pub fn get(address: SocketAddr, path: &str) -> (u16, Vec<u8>) {
-    let head = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
-    exchange(address, &head, &[])
+    get_over(address, None, path)
 }
 
-fn exchange(address: SocketAddr, head: &str, body: &[u8]) -> (u16, Vec<u8>) {
+/// Status and body of an unsigned GET.
+pub fn get_over(
+    address: SocketAddr,
+    tls: Option<&Arc<ClientConfig>>,
+    path: &str,
+) -> (u16, Vec<u8>) {
+    let head = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    exchange(address, tls, &head, &[])
+}
+
+fn spoken(mut stream: impl Read + Write, head: &str, body: &[u8]) -> std::io::Result<Vec<u8>> {
+    stream.write_all(head.as_bytes())?;
+    stream.write_all(body)?;
+    stream.flush()?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    Ok(answer)
+}
+
+fn exchange(
+    address: SocketAddr,
+    tls: Option<&Arc<ClientConfig>>,
+    head: &str,
+    body: &[u8],
+) -> (u16, Vec<u8>) {
     let answered = || -> std::io::Result<Vec<u8>> {
-        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
+        let stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-        stream.write_all(head.as_bytes())?;
-        stream.write_all(body)?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer)?;
-        Ok(answer)
+        let Some(tls) = tls else { return spoken(stream, head, body) };
+        let connection = ClientConnection::new(tls.clone(), address.ip().into());
+        let connection = connection.map_err(std::io::Error::other)?;
+        spoken(StreamOwned::new(connection, stream), head, body)
     };
     let Ok(answer) = answered() else { return (0, Vec::new()) };
     let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") else {

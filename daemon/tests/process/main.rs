@@ -6,3 +6,4 @@ mod cluster;
 mod node;
 mod refusals;
 mod single;
+mod tls;

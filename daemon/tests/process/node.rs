@@ -5,18 +5,22 @@ use std::{
     net::{SocketAddr, TcpListener},
     path::Path,
     process::{Child, Command, ExitStatus},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
+use rustls::ClientConfig;
 
-use crate::client::{PASSWORD, USER, get};
+use crate::client::{PASSWORD, USER, get_over};
 
 /// Longer than anything takes on a busy machine; the promises of 10 s are measured where they are made.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Node {
     pub address: SocketAddr,
+    /// How its health is asked for.
+    pub tls: Option<Arc<ClientConfig>>,
     child: Child,
 }
 
@@ -44,7 +48,7 @@ impl Node {
             File::options().create(true).append(true).open(path).expect("log file")
         };
         command.stderr(log(format!("log-{port}"))).stdout(log(format!("out-{port}")));
-        Self { address, child: command.spawn().expect("started") }
+        Self { address, tls: None, child: command.spawn().expect("started") }
     }
 
     /// With root's keys as [`crate::client::Client`] has them.
@@ -60,7 +64,7 @@ impl Node {
     /// Waits until it says that it is ready; returns how long that took.
     pub fn wait_ready(&mut self) -> Duration {
         let started = Instant::now();
-        while get(self.address, "/_health/ready").0 != 200 {
+        while get_over(self.address, self.tls.as_ref(), "/_health/ready").0 != 200 {
             if let Some(status) = self.child.try_wait().expect("a child") {
                 panic!("the daemon at {} ended: {status}", self.address);
             }
@@ -87,6 +91,11 @@ impl Node {
     pub fn kill(mut self) {
         self.child.kill().expect("it runs");
         self.child.wait().expect("a child");
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).expect("it runs");
     }
 
     fn pid(&self) -> Pid {

@@ -29,7 +29,7 @@ fn without_arguments_it_serves_and_keeps_what_it_acknowledged() {
     let kept = fs::read_to_string(dir.path().join("holdfast-data/credentials")).expect("kept");
     let mut lines = kept.lines().map(str::to_owned);
     let mut next = || lines.next().expect("two lines");
-    let client = Client { address: node.address, user: next(), password: next() };
+    let client = Client { address: node.address, tls: None, user: next(), password: next() };
     let said = fs::read_to_string(dir.path().join(format!("out-{port}"))).expect("stdout");
     assert!(said.contains(&client.user) && said.matches("aws --endpoint-url").count() == 2);
 

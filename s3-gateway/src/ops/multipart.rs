@@ -105,7 +105,7 @@ pub(crate) async fn complete(
         bucket: Some(input.bucket),
         e_tag: Some(etag(&info.meta.etag)),
         key: Some(input.key),
-        location: host.map(|host| format!("http://{host}{path}")),
+        location: host.map(|host| format!("{}://{host}{path}", gateway.scheme)),
         version_id: version_header(info.version, false),
         ..Default::default()
     };

@@ -13,13 +13,19 @@ use std::{
 
 use base64::Engine as _;
 use bytes::Bytes;
+use holdfast_tls::{peer::explain, roots::server_name};
 use http::{Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use sha2::{Digest as _, Sha256};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::TlsConnector;
 
 use super::{
     content::Window,
@@ -111,10 +117,12 @@ impl Body for Payload {
 }
 
 /// Where and as whom a client speaks.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Target {
     /// `host:port`.
     pub authority: String,
+    /// How to speak TLS with it; `None`: in the clear.
+    pub tls: Option<TlsConnector>,
     /// The bucket.
     pub bucket: String,
     /// Who signs.
@@ -284,17 +292,35 @@ impl Client {
             let stream =
                 TcpStream::connect(&self.target.authority).await.map_err(OpError::transport)?;
             stream.set_nodelay(true).map_err(OpError::transport)?;
-            let (sender, connection) =
-                http1::handshake(TokioIo::new(stream)).await.map_err(OpError::transport)?;
-            // Ends with the connection; its errors reach us through the sender.
-            tokio::spawn(connection);
-            self.connection = Some(sender);
+            self.connection = Some(self.target.talk(stream).await?);
         }
         Ok(self.connection.as_mut().expect("just made or found usable"))
     }
 }
 
+async fn talk<S>(stream: S) -> Result<http1::SendRequest<Payload>, OpError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(OpError::transport)?;
+    // Ends with the connection; its errors reach us through the sender.
+    tokio::spawn(connection);
+    Ok(sender)
+}
+
 impl Target {
+    /// HTTP over a new connection, within TLS where that is wanted.
+    async fn talk(&self, stream: TcpStream) -> Result<http1::SendRequest<Payload>, OpError> {
+        let Some(tls) = &self.tls else { return talk(stream).await };
+        let name = server_name(&self.authority).map_err(OpError::transport)?;
+        let stream = tls.connect(name, stream).await.map_err(|error| {
+            let url = format!("https://{}", self.authority);
+            OpError::Transport(explain(&error, &url, "the file that --ca names"))
+        })?;
+        talk(stream).await
+    }
+
     /// A signed request.
     fn request(
         &self,

@@ -17,7 +17,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use holdfast_tls::{HTTP_1, roots};
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
+use tokio_rustls::TlsConnector;
 
 use self::{
     client::Target,
@@ -52,6 +54,9 @@ pub struct Args {
     /// A cluster of `testbed up`: endpoints, credentials and the servers' pids.
     #[arg(long)]
     dir: Option<PathBuf>,
+    /// The authority (PEM) of https:// endpoints; --dir's by default, else those of the operating system.
+    #[arg(long, env = "HOLDFAST_CA")]
+    ca: Option<PathBuf>,
     /// Access key; --dir's by default.
     #[arg(long, env = "HOLDFAST_ROOT_USER")]
     access_key: Option<String>,
@@ -145,6 +150,10 @@ fn targets(args: &Args, cluster: Option<&Cluster>) -> Result<Vec<Target>> {
     if endpoints.is_empty() {
         bail!("no endpoint: give --endpoint http://HOST:PORT or --dir of a cluster");
     }
+    let tls = match endpoints.iter().any(|endpoint| endpoint.starts_with("https://")) {
+        true => Some(tls_of(args, cluster)?),
+        false => None,
+    };
     let key = |given: &Option<String>, of: fn(&Cluster) -> &String| {
         // What is given explicitly, the environment included, goes with explicit endpoints.
         let ours = cluster.map(of).cloned();
@@ -157,17 +166,27 @@ fn targets(args: &Args, cluster: Option<&Cluster>) -> Result<Vec<Target>> {
         region: args.region.clone(),
     });
     let target = |endpoint: &String| {
-        let authority = endpoint.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
-        let authority = authority.filter(|authority| !authority.contains('/'));
-        let authority = authority.with_context(|| format!("{endpoint} is not http://HOST:PORT"))?;
+        let split =
+            endpoint.split_once("://").map(|(scheme, rest)| (scheme, rest.trim_end_matches('/')));
+        let (scheme, authority) = split
+            .filter(|(scheme, rest)| matches!(*scheme, "http" | "https") && !rest.contains('/'))
+            .with_context(|| format!("{endpoint} is not http(s)://HOST:PORT"))?;
         Ok(Target {
             authority: authority.to_owned(),
+            tls: tls.clone().filter(|_| scheme == "https"),
             bucket: args.bucket.clone(),
             credentials: Arc::clone(&credentials),
             sign_payload: args.sign_payload,
         })
     };
     endpoints.iter().map(target).collect()
+}
+
+/// TLS that trusts what was named, or what the cluster's certificates are of.
+fn tls_of(args: &Args, cluster: Option<&Cluster>) -> Result<TlsConnector> {
+    let of_cluster = cluster.and_then(|cluster| cluster.ca.as_deref());
+    let ca = args.ca.as_deref().filter(|_| !args.endpoint.is_empty()).or(of_cluster);
+    Ok(TlsConnector::from(roots::client_config(ca, &[HTTP_1])?))
 }
 
 fn pids(args: &Args, cluster: Option<&Cluster>) -> Vec<u32> {

@@ -10,7 +10,7 @@ use holdfast_register::{
 use holdfast_types::{Ballot, EntryKind, HybridTime, OperationId, WriterId};
 
 use super::{
-    actors::{id_of, operation_of, shapes_of},
+    actors::{id_of, is_clients, operation_of, shapes_of},
     bugs::Bug,
     drive::Request,
     history::{Ask, Id, Told},
@@ -255,7 +255,9 @@ impl World {
         let chosen = self.tasks[at].machine.settlement().map(|settlement| settlement.operation);
         // What was overtaken before it was answered, after it took several shapes, has none to look at.
         let only = (self.tasks[at].shape == 0).then(|| operation_of(id));
-        if let Some(operation) = chosen.filter(|chosen| id_of(*chosen) == id).or(only) {
+        if let Some(operation) =
+            chosen.filter(|chosen| is_clients(*chosen) && id_of(*chosen) == id).or(only)
+        {
             self.note_acknowledged(id, operation, told);
         }
         self.say(|| format!("client {client} is told {id}: {told:?}"));

@@ -8,14 +8,15 @@ use std::{
 use actix::Addr;
 use holdfast_types::DriveId;
 
-use super::{BatchWritten, DriveActor, DriveEvent, JobDone, Report, gone, log_thread::LogThread};
+use super::{
+    BatchWritten, DriveActor, DriveEvent, JobDone, Loaded, Report, gone, log_thread::LogThread,
+};
 use crate::{
-    api::{DriveError, DriveRequest, ShardRead},
-    drive::{Drive, JobOutcome},
+    api::{DriveRequest, ShardRead},
+    drive::{BackgroundJob, Drive, JobOutcome, LoadOutcome, ShardDone},
     gate::Completion,
     io_pool::{IoPool, Priority},
     log::writer::BatchOutcome,
-    volume::read::ShardReader,
 };
 
 /// A drive and what works for it. Sendable: drives are opened and closed where that may block.
@@ -125,27 +126,28 @@ impl DriveCell {
     }
 
     /// Decides a request; [`Self::pump`] follows once for all requests of a message.
-    pub(super) fn handle(&mut self, request: DriveRequest, done: Completion) {
+    pub(super) fn handle(&mut self, request: DriveRequest, deadline: u64, done: Completion) {
         if self.parts.as_ref().is_none_or(|parts| parts.drive.is_none()) {
             return done(Err(gone(self.id)));
         }
-        self.with_drive("a request", |drive| drive.handle(request, done));
+        self.with_drive("a request", |drive| drive.handle_by(request, deadline, done));
     }
 
-    pub(super) fn open_shard(
-        &mut self,
-        read: &ShardRead,
-        done: Box<dyn FnOnce(Result<ShardReader, DriveError>) + Send>,
-    ) {
+    pub(super) fn open_shard(&mut self, read: &ShardRead, done: ShardDone) {
         if self.parts.as_ref().is_none_or(|parts| parts.drive.is_none()) {
             return done(Err(gone(self.id)));
         }
         self.with_drive("opening a shard", |drive| drive.open_shard(read, done));
     }
 
-    /// Sends off what the drive has made ready: its next batch, reads that wait for the device.
+    /// Sends off what the drive has made ready: its next batch, look-ups and reads that wait for the
+    /// device, the next segment.
     pub(super) fn pump(&mut self) {
+        self.send_loads();
         self.send_reads();
+        if let Some(Some(job)) = self.with_drive("its log", Drive::log_jobs) {
+            self.send_job(job);
+        }
         if self.batch_out {
             return;
         }
@@ -154,6 +156,29 @@ impl DriveCell {
         let actor = actor.clone();
         self.batch_out = true;
         parts.log.write(job, Box::new(move |outcome| actor.do_send(BatchWritten(outcome))));
+    }
+
+    fn send_loads(&mut self) {
+        let Some(loads) = self.with_drive("look-ups", Drive::take_load_jobs) else { return };
+        let (Some(parts), Some(actor)) = (&self.parts, &self.actor) else { return };
+        let mut refused = Vec::new();
+        for load in loads {
+            let (number, actor, report) = (load.number(), actor.clone(), parts.report.clone());
+            let work = move || match catch_unwind(AssertUnwindSafe(|| load.run())) {
+                Ok(outcome) => actor.do_send(Loaded(outcome)),
+                Err(_) => report(DriveEvent::Died { cause: "a look-up panicked".to_owned() }),
+            };
+            if parts.io.submit(Priority::Foreground, work).is_err() {
+                refused.push(number);
+            }
+        }
+        for number in refused {
+            self.with_drive("a refused look-up", |drive| drive.load_refused(number));
+        }
+    }
+
+    pub(super) fn loaded(&mut self, outcome: LoadOutcome) {
+        self.with_drive("a look-up", |drive| drive.loaded(outcome));
     }
 
     fn send_reads(&mut self) {
@@ -185,17 +210,21 @@ impl DriveCell {
     pub(super) fn tick(&mut self) {
         if let Some(jobs) = self.with_drive("its tick", Drive::tick) {
             for job in jobs {
-                let (Some(parts), Some(actor)) = (&self.parts, &self.actor) else { return };
-                let (actor, report, name) = (actor.clone(), parts.report.clone(), job.name);
-                let work = move || match catch_unwind(AssertUnwindSafe(|| job.run())) {
-                    Ok(outcome) => actor.do_send(JobDone(outcome)),
-                    Err(_) => report(DriveEvent::Died { cause: format!("{name} panicked") }),
-                };
-                if parts.io.submit(Priority::Heal, work).is_err() {
-                    tracing::warn!(drive = %self.id, job = name, "a job was refused");
-                }
+                self.send_job(job);
             }
         }
         self.pump();
+    }
+
+    fn send_job(&self, job: BackgroundJob) {
+        let (Some(parts), Some(actor)) = (&self.parts, &self.actor) else { return };
+        let (actor, report, name) = (actor.clone(), parts.report.clone(), job.name);
+        let work = move || match catch_unwind(AssertUnwindSafe(|| job.run())) {
+            Ok(outcome) => actor.do_send(JobDone(outcome)),
+            Err(_) => report(DriveEvent::Died { cause: format!("{name} panicked") }),
+        };
+        if parts.io.submit(Priority::Heal, work).is_err() {
+            tracing::warn!(drive = %self.id, job = name, "a job was refused");
+        }
     }
 }

@@ -27,10 +27,9 @@ use holdfast_types::{DriveId, seam::Clock};
 pub use self::cell::{DriveCell, DriveParts};
 use crate::{
     api::{DriveError, DriveRequest, ShardRead},
-    drive::JobOutcome,
+    drive::{JobOutcome, LoadOutcome, ShardDone},
     gate::Completion,
     log::writer::BatchOutcome,
-    volume::read::ShardReader,
 };
 
 /// How often a drive looks after itself: leases, spare segments, batches that are due.
@@ -77,7 +76,7 @@ pub struct OpenShard {
     /// What to open.
     pub read: ShardRead,
     /// Gets the reader, for use on the drive's I/O threads.
-    pub done: Box<dyn FnOnce(Result<ShardReader, DriveError>) + Send>,
+    pub done: ShardDone,
 }
 
 /// Gives a slot an opened drive.
@@ -138,7 +137,7 @@ impl Handler<Batch> for DriveGroup {
         for (slot, request, done) in batch.items {
             // A completion that is dropped answers by itself.
             let Some(cell) = self.cell(slot) else { continue };
-            cell.borrow_mut().handle(request, done);
+            cell.borrow_mut().handle(request, batch.deadline_micros, done);
             if !touched.contains(&slot) {
                 touched.push(slot);
             }
@@ -196,6 +195,11 @@ struct BatchWritten(Option<BatchOutcome>);
 #[derive(Message)]
 #[rtype(result = "()")]
 struct JobDone(JobOutcome);
+
+/// A look-up below the overlay is done.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Loaded(LoadOutcome);
 
 /// The drive leaves its actor.
 #[derive(Message)]
@@ -255,6 +259,18 @@ impl Handler<JobDone> for DriveActor {
     fn handle(&mut self, done: JobDone, _: &mut Self::Context) {
         let mut cell = self.cell.borrow_mut();
         cell.job_done(done.0);
+        if self.releasing.is_none() {
+            cell.pump();
+        }
+    }
+}
+
+impl Handler<Loaded> for DriveActor {
+    type Result = ();
+
+    fn handle(&mut self, loaded: Loaded, _: &mut Self::Context) {
+        let mut cell = self.cell.borrow_mut();
+        cell.loaded(loaded.0);
         if self.releasing.is_none() {
             cell.pump();
         }

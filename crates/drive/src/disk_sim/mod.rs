@@ -47,6 +47,7 @@ struct State {
     mishap: Option<(u64, Mishap)>,
     off: bool,
     hung: bool,
+    cold: bool,
     capacity: u64,
 }
 
@@ -114,6 +115,11 @@ impl SimDisk {
     /// Lets every call hang until [`Self::resume`].
     pub fn hang(&self) {
         self.shared.state.lock().hung = true;
+    }
+
+    /// Lets reads that are not to wait find nothing in memory, as on a disk just mounted.
+    pub fn set_cold(&self, cold: bool) {
+        self.shared.state.lock().cold = cold;
     }
 
     /// Ends the hang.
@@ -391,6 +397,12 @@ impl DiskFile for SimFile {
     }
 
     fn try_read_at(&self, offset: u64, buf: &mut [u8]) -> Result<bool, DiskError> {
+        {
+            let state = self.disk.shared.state.lock();
+            if state.cold || state.hung {
+                return Ok(false);
+            }
+        }
         self.read_at(offset, buf).map(|()| true)
     }
 

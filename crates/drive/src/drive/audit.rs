@@ -81,7 +81,7 @@ impl Drive {
     ) -> Result<(), String> {
         let mut start = start.to_vec();
         loop {
-            let page = self.table.layers.scan(&start, Some(end), 1000);
+            let page = self.table.layers.scan_patiently(&start, Some(end));
             let page = page.map_err(|e| e.to_string())?;
             for (key, value) in &page.items {
                 visit(key, value)?;

@@ -118,9 +118,9 @@ impl Drive {
     }
 
     /// Work of one kind in cursor order. Looks at a bounded number of records.
-    pub(super) fn list_chores(&mut self, list: ListChores) -> Decision {
+    pub(super) fn list_chores(&mut self, list: &ListChores) -> Decision {
         let space = match list.kind {
-            ChoreKind::Buckets => return Ok(DriveReply::Chores(self.known_buckets(&list))),
+            ChoreKind::Buckets => return Ok(DriveReply::Chores(self.known_buckets(list))),
             ChoreKind::Repairs => REPAIR_SPACE,
             ChoreKind::Unsettled => UNSETTLED_SPACE,
             ChoreKind::Tombstones => TOMBSTONE_SPACE,
@@ -134,8 +134,11 @@ impl Drive {
         let mut chores = Vec::new();
         loop {
             let page = self.table.layers.scan(&start, Some(&[space + 1]), list.limit as usize)?;
+            let register_at = if space == REPAIR_SPACE { 1 } else { 9 };
+            // All at once, so that they are brought up by one trip to the I/O threads.
+            let registers = page.items.iter().filter(|(key, _)| key.len() > register_at);
+            self.table.layers.ready(registers.map(|(key, _)| key.slice(register_at..)))?;
             for (cursor, _) in &page.items {
-                let register_at = if space == REPAIR_SPACE { 1 } else { 9 };
                 let Some(register) = cursor.get(register_at..) else { continue };
                 let (record, _) = self.table.register(register)?;
                 let note_at = record.notes.first().map_or(u64::MAX, |note| note.at);

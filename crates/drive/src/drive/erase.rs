@@ -5,7 +5,10 @@
 //!                      open, every time ^
 //! ```
 
-use std::collections::VecDeque;
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Weak},
+};
 
 use bytes::Bytes;
 use holdfast_types::{BucketId, BucketPhase, Keyspace, RegisterKey};
@@ -14,13 +17,13 @@ use crate::{
     log::record::Record,
     overlay::prefix_end,
     table::{KnownBucket, Table},
-    value::Value,
+    value::{PlaceRecord, Value},
 };
 
 use super::{Drive, Stop};
 
 /// Registers erased at one tick: some ms of work beside the requests of the drive.
-const ERASED_AT_ONCE: usize = 512;
+const ERASED_AT_ONCE: usize = 256;
 
 /// The keyspaces that belong to buckets.
 const SPACES: [Keyspace; 3] = [Keyspace::Object, Keyspace::Upload, Keyspace::Part];
@@ -31,6 +34,8 @@ pub(super) struct Erasing {
     buckets: VecDeque<BucketId>,
     /// Index into [`SPACES`], and where to go on in it.
     at: (usize, Option<Bytes>),
+    /// Alive while a page is at work.
+    at_work: Weak<()>,
 }
 
 impl Erasing {
@@ -47,23 +52,34 @@ impl Erasing {
 }
 
 impl Drive {
-    /// Erases some registers of a deleted bucket. When the log or the overlay has no room, later.
+    /// Erases some registers of a deleted bucket, when what was begun before is done and the log and the
+    /// overlay have room.
     pub(super) fn erase_some(&mut self) {
-        let Some(bucket) = self.erasing.buckets.front().copied() else { return };
+        let is_busy = self.erasing.at_work.upgrade().is_some();
+        let Some(bucket) = self.erasing.buckets.front().copied().filter(|_| !is_busy) else {
+            return;
+        };
         if self.check_room().is_err() {
             return;
         }
-        match self.erase_page(bucket) {
-            Ok(()) => {}
-            Err(Stop::Failed(_, cause)) => {
-                tracing::warn!(drive = %self.id(), ?bucket, cause, "deleted bucket is left for later");
-                // The others have their turn; the next open comes back to this one.
-                self.next_bucket();
+        // Whatever becomes of the work, it is not at work any more once it is dropped.
+        let token = Arc::new(());
+        self.erasing.at_work = Arc::downgrade(&token);
+        self.work(move |drive| {
+            let _token = &token;
+            match drive.erase_page(bucket) {
+                Err(Stop::Failed(_, cause)) => {
+                    tracing::warn!(drive = %drive.id(), %bucket, cause, "deleted bucket left for later");
+                    // The others have their turn; the next open comes back to this one.
+                    drive.next_bucket();
+                    Ok(())
+                }
+                other => other,
             }
-            Err(Stop::Refused(_)) => unreachable!("nobody is asked"),
-        }
+        });
     }
 
+    /// Called again when it has to wait; what was erased is not there any more then.
     fn erase_page(&mut self, bucket: BucketId) -> Result<(), Stop> {
         let (space, start) = self.erasing.at.clone();
         let key = RegisterKey { space: SPACES[space], bucket, name: Bytes::new() };
@@ -72,6 +88,10 @@ impl Drive {
         let start = start.unwrap_or_else(|| prefix.clone());
         let end = prefix_end(&prefix);
         let page = self.table.layers.scan(&start, end.as_deref(), ERASED_AT_ONCE)?;
+        // All at once, so that they are brought up by one trip to the I/O threads.
+        self.table
+            .layers
+            .ready(page.items.iter().flat_map(|(key, value)| looked_at(key, value)))?;
         for (register, value) in page.items {
             if matches!(*value, Value::Register(_)) {
                 self.record(&Record::Erase { register }, false)?;
@@ -89,4 +109,12 @@ impl Drive {
         self.erasing.buckets.pop_front();
         self.erasing.at = (0, None);
     }
+}
+
+/// What is looked at when a register goes: itself, and the places of what its entries name.
+fn looked_at(register: &Bytes, value: &Value) -> Vec<Bytes> {
+    let Value::Register(record) = value else { return Vec::new() };
+    let operations = record.state.entries.iter().flat_map(|held| held.entry.data_operations());
+    let places = operations.map(|operation| PlaceRecord::key(operation).into());
+    [register.clone()].into_iter().chain(places).collect()
 }

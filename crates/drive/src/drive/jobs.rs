@@ -5,19 +5,18 @@ use std::sync::Arc;
 use holdfast_types::ErrorClass;
 
 use crate::{
-    disk::{DiskError, DiskErrorKind, DiskFile, Space},
-    log::segment::create_segment,
+    disk::{BLOCK_U64, DiskError, DiskErrorKind, DiskFile, Space},
+    log::{record::Record, segment::create_segment},
 };
 
 use super::{Drive, Stop, checkpoint::Stored, recycle::Found};
-
-/// Segments kept ready, so that the log moves on without waiting for zeros to be written.
-const SPARE_SEGMENTS: usize = 1;
 
 /// What is under way.
 #[derive(Default)]
 pub(super) struct Jobs {
     segment_coming: bool,
+    /// The last segment could not be written: the disk is full. It is tried again with each tick.
+    segment_refused: bool,
     volume_coming: bool,
     pub compacting: bool,
     space_coming: bool,
@@ -72,6 +71,7 @@ impl Drive {
         self.volatile.forget(self.now());
         self.expire_pins();
         self.uploads.expire(self.clock.monotonic_micros());
+        self.expire_waiting();
         let mut jobs: Vec<_> = self.space_job().into_iter().collect();
         if self.gate.fenced().is_none() {
             self.recycle_segments();
@@ -89,9 +89,12 @@ impl Drive {
         match outcome.0 {
             Done::Segment { id, bytes, created } => {
                 self.jobs.segment_coming = false;
-                if let Some(file) = self.noted(created) {
+                let file = self.noted(created);
+                self.jobs.segment_refused = file.is_none();
+                if let Some(file) = file {
                     self.log.add_segment(id, file, bytes);
                 }
+                self.room_may_be();
             }
             Done::Volume(created) => {
                 self.jobs.volume_coming = false;
@@ -138,7 +141,8 @@ impl Drive {
     }
 
     fn segment_job(&mut self) -> Option<BackgroundJob> {
-        if self.jobs.segment_coming || self.log.free_segments() >= SPARE_SEGMENTS {
+        let enough = self.log.free_segments() >= self.options.segments_spare.max(1);
+        if self.jobs.segment_coming || enough {
             return None;
         }
         self.jobs.segment_coming = true;
@@ -154,30 +158,39 @@ impl Drive {
         self.log.segments().keys().next_back().map_or(1, |last| last + 1)
     }
 
-    /// Adds a segment at once, when a record has nowhere to go. Blocks.
-    pub(super) fn add_segment_now(&mut self) -> Result<(), Stop> {
-        // A segment being written in the background has the next number; this one takes the one
-        // after it.
-        let id = self.next_segment() + u32::from(self.jobs.segment_coming);
-        let bytes = self.options.segment_bytes;
-        match create_segment(&*self.disk, id, bytes) {
-            Ok(file) => {
-                self.log.add_segment(id, file, bytes);
-                Ok(())
-            }
-            Err(error) if error.kind == DiskErrorKind::Full => {
-                Err(Stop::Failed(ErrorClass::Full, error.to_string()))
-            }
-            Err(error) => {
-                self.gate.fence(&error.to_string());
-                Err(Stop::Failed(ErrorClass::Unavailable, error.to_string()))
-            }
+    /// What the log needs at once, not only with the next tick: a fast writer fills a segment in
+    /// less time than lies between two ticks. On a full disk a tick is soon enough.
+    pub fn log_jobs(&mut self) -> Option<BackgroundJob> {
+        let wanted = self.gate.fenced().is_none() && !self.jobs.segment_refused;
+        if wanted { self.segment_job() } else { None }
+    }
+
+    /// Why a record has nowhere to go: who asked waits for the segment that is being written, unless
+    /// that is vain.
+    pub(super) fn no_room(&self, record: &Record) -> Stop {
+        let bytes = record.encoded_bytes() as u64 + BLOCK_U64;
+        if bytes > self.options.segment_bytes {
+            let message = "the record is longer than a log segment";
+            return Stop::Failed(ErrorClass::Invalid, message.to_owned());
         }
+        if self.jobs.segment_refused {
+            let message = "no room for another log segment; delete, or add drives";
+            return Stop::Failed(ErrorClass::Full, message.to_owned());
+        }
+        Stop::NoRoom
+    }
+
+    /// Adds a segment while the drive is opened, when none is free. Blocks.
+    pub(super) fn add_segment_now(&mut self) -> Result<(), DiskError> {
+        let (id, bytes) = (self.next_segment(), self.options.segment_bytes);
+        let file = create_segment(&*self.disk, id, bytes)?;
+        self.log.add_segment(id, file, bytes);
+        Ok(())
     }
 
     /// A volume ahead of need: when less than a quarter of the last one's size is free.
     fn volume_job(&mut self) -> Option<BackgroundJob> {
-        let total = self.volumes.total_bytes() / crate::disk::BLOCK_U64;
+        let total = self.volumes.total_bytes() / BLOCK_U64;
         let ample = self.volumes.free_blocks() * 4 >= total;
         if self.jobs.volume_coming || total == 0 || ample {
             return None;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! request -> handle: decide (holdfast-register) -> log record -> table -> answer waits at the gate
+//!            (waits first when what it looks at is not in memory: see `waiting`)
 //!            take_batch -> BatchJob on the log's thread: write, fdatasync, answers leave
 //!            batch_done -> blocks of dropped shards become free
 //!            tick       -> background jobs
@@ -24,6 +25,7 @@
 //! | `jobs` | what happens in the background: spare segments and volumes |
 //! | `checkpoint` | overlay to run, manifest, merges, the index |
 //! | `recycle` | segments used again, live shards moved out of them |
+//! | `waiting` | requests that wait for a look-up below the overlay, or for room in the log |
 
 mod audit;
 mod checkpoint;
@@ -34,6 +36,7 @@ mod open;
 mod read;
 mod recycle;
 mod volatile;
+mod waiting;
 mod write;
 
 use std::{
@@ -44,6 +47,7 @@ use std::{
     },
 };
 
+use bytes::Bytes;
 use holdfast_register::{DriveView, Refusal};
 use holdfast_types::{
     BucketPhase, ClusterId, DriveId, DriveState, ErrorClass, HybridTime, OperationId, seam::Clock,
@@ -54,6 +58,7 @@ use crate::{
     disk::{BLOCK_U64, Disk, Space},
     gate::{Completion, Gate},
     identity::Identity,
+    loaded::Want,
     log::{
         record::Record,
         writer::{Appended, BatchJob, BatchOutcome, LogWriter},
@@ -71,10 +76,13 @@ use crate::{
 pub use checkpoint::run_jobs;
 pub use jobs::{BackgroundJob, JobOutcome};
 pub use read::ReadJob;
+pub use waiting::{LoadJob, LoadOutcome, ShardDone};
 
 use chores::Pins;
 use erase::Erasing;
+use read::Reply;
 use volatile::Volatile;
+use waiting::Waits;
 
 /// Sizes and bounds of a drive. The defaults suit real drives and laptops alike: a first start writes
 /// two segments and, with the first large shard, one small volume.
@@ -86,6 +94,8 @@ pub struct DriveOptions {
     pub segment_bytes: u64,
     /// Segments written when a drive is formatted.
     pub segments_first: u32,
+    /// Segments kept ready, so that the log goes on while the next one is written.
+    pub segments_spare: usize,
     /// Bytes of a log batch, unless one record is longer.
     pub batch_bytes_max: usize,
     /// Bytes that may wait for the log before requests are refused as overloaded.
@@ -110,6 +120,7 @@ impl Default for DriveOptions {
             cluster: None,
             segment_bytes: 16 << 20,
             segments_first: 2,
+            segments_spare: 2,
             batch_bytes_max: 1 << 20,
             pending_bytes_max: 16 << 20,
             overlay_bytes_max: 32 << 20,
@@ -144,6 +155,10 @@ pub struct Drive {
     /// Promises up to the ceiling wait for this batch.
     ceiling_gate: u64,
     read_jobs: Vec<ReadJob>,
+    waits: Waits,
+    /// Inline shards of batches that are not durable yet, by operation, with their batch: they are
+    /// read from here, for they may not be written yet.
+    fresh: HashMap<OperationId, (u64, Bytes)>,
     space: Space,
     jobs: jobs::Jobs,
     background: checkpoint::Background,
@@ -153,6 +168,10 @@ pub struct Drive {
 enum Stop {
     Refused(Refusal),
     Failed(ErrorClass, String),
+    /// Not yet: this has to be brought up first.
+    Waits(Want),
+    /// Not yet: the log has no room until the next segment comes.
+    NoRoom,
 }
 
 impl From<Refusal> for Stop {
@@ -163,7 +182,12 @@ impl From<Refusal> for Stop {
 
 impl From<BaseError> for Stop {
     fn from(error: BaseError) -> Self {
-        Self::Failed(ErrorClass::Damaged, error.to_string())
+        match error {
+            BaseError::Waits(want) => Self::Waits(want),
+            failed @ BaseError::Failed { .. } => {
+                Self::Failed(ErrorClass::Damaged, failed.to_string())
+            }
+        }
     }
 }
 
@@ -184,27 +208,38 @@ impl Drive {
         &self.identity
     }
 
-    /// Decides a request at once. `done` is called with the answer when it may leave: at once, or by
-    /// the thread that completes the batch it rests on, or by a [`ReadJob`].
-    pub fn handle(&mut self, request: DriveRequest, done: Completion) {
-        if let (Some(cause), false) = (self.gate.fenced(), request == DriveRequest::Facts) {
-            return done(Err(self.gate.fence_error(&cause)));
+    /// Decides a request and answers it; gives `done` back when it cannot be decided yet.
+    fn request(&mut self, request: &DriveRequest, done: Completion) -> Option<(Completion, Stop)> {
+        if let (Some(cause), false) = (self.gate.fenced(), *request == DriveRequest::Facts) {
+            done(Err(self.gate.fence_error(&cause)));
+            return None;
         }
         let mut gate = 0;
-        let decision = match request {
-            DriveRequest::Accept(accept) => self.accept(accept, &mut gate),
-            DriveRequest::Install(install) => self.install(install, &mut gate),
-            DriveRequest::Prepare(prepare) => return self.prepare(prepare, done),
-            DriveRequest::Read(read) => return self.read(read, done),
+        match self.decide(request, &mut gate) {
+            Err(stop @ (Stop::Waits(_) | Stop::NoRoom)) => return Some((done, stop)),
+            Ok(Reply::View(view)) => self.send_view(*view, gate, done),
+            Ok(Reply::Now(reply)) => done(Ok(reply)),
+            Ok(Reply::Whole(reply)) => self.answer(gate, Ok(reply), done),
+            Err(stop) => self.answer(gate, Err(stop), done),
+        }
+        None
+    }
+
+    fn decide(&mut self, request: &DriveRequest, gate: &mut u64) -> Result<Reply, Stop> {
+        let reply = match request {
+            DriveRequest::Prepare(prepare) => return self.prepare(prepare, gate),
+            DriveRequest::Read(read) => return self.read(read, gate),
+            DriveRequest::Facts => return Ok(Reply::Now(DriveReply::Facts(self.facts()))),
+            DriveRequest::Accept(accept) => self.accept(accept, gate),
+            DriveRequest::Install(install) => self.install(install, gate),
             DriveRequest::Settle(settle) => self.settle(settle),
             DriveRequest::Purge(purge) => self.purge(purge),
-            DriveRequest::Scan(scan) => self.scan(scan, &mut gate),
+            DriveRequest::Scan(scan) => self.scan(scan, gate),
             DriveRequest::ListChores(list) => self.list_chores(list),
-            DriveRequest::InstallBucket(scope) => self.install_bucket(scope, &mut gate),
-            DriveRequest::Pin(pin) => self.pin(pin),
-            DriveRequest::Facts => return done(Ok(DriveReply::Facts(self.facts()))),
+            DriveRequest::InstallBucket(scope) => self.install_bucket(scope, gate),
+            DriveRequest::Pin(pin) => self.pin(pin.clone()),
         };
-        self.answer(gate, decision, done);
+        reply.map(Reply::Whole)
     }
 
     /// Lets a decision out once `gate` is durable.
@@ -220,6 +255,12 @@ impl Drive {
         decision.map_err(|stop| match stop {
             Stop::Refused(refusal) => DriveError::Refused { drive: self.identity.drive, refusal },
             Stop::Failed(class, message) => DriveError::failed(self.identity.drive, class, message),
+            // Both are parked, not answered; should one slip through, the caller repeats.
+            Stop::Waits(_) | Stop::NoRoom => {
+                debug_assert!(false, "a decision that waits is not answered");
+                let message = "it waits for its device";
+                DriveError::failed(self.identity.drive, ErrorClass::Overloaded, message)
+            }
         })
     }
 
@@ -238,6 +279,7 @@ impl Drive {
         if outcome.chain.is_err() {
             return;
         }
+        self.fresh.retain(|_, (batch, _)| *batch > outcome.number);
         let later = self.freeing.split_off(&(outcome.number + 1));
         let durable = std::mem::replace(&mut self.freeing, later);
         for dropped in durable.into_values().flatten() {
@@ -338,9 +380,13 @@ impl Drive {
         Ok(())
     }
 
-    /// Logs an event and applies it.
+    /// Logs an event and applies it. What applying it looks at is in memory, or nothing is logged.
     fn record(&mut self, record: &Record, urgent: bool) -> Result<Appended, Stop> {
+        self.table.ready_for(record)?;
         let appended = self.append(record, urgent)?;
+        if let Some((operation, bytes)) = record.inline() {
+            self.fresh.insert(operation, (appended.batch, bytes.clone()));
+        }
         match self.table.apply(appended.batch, record, &appended.inline) {
             Ok(dropped) => {
                 self.freeing.entry(appended.batch).or_default().extend(dropped);
@@ -349,21 +395,15 @@ impl Drive {
             Err(error) => {
                 // The log is ahead of the state now: only a restart brings them together.
                 self.gate.fence(&error.to_string());
-                Err(error.into())
+                Err(Stop::Failed(ErrorClass::Damaged, error.to_string()))
             }
         }
     }
 
-    /// Logs an event; adds a segment when none has room.
+    /// Logs an event.
     fn append(&mut self, record: &Record, urgent: bool) -> Result<Appended, Stop> {
         let now = self.clock.monotonic_micros();
-        if let Ok(appended) = self.log.append(record, urgent, now) {
-            return Ok(appended);
-        }
-        self.add_segment_now()?;
-        self.log.append(record, urgent, now).map_err(|_| {
-            Stop::Failed(ErrorClass::Invalid, "the record is longer than a log segment".to_owned())
-        })
+        self.log.append(record, urgent, now).map_err(|_| self.no_room(record))
     }
 
     /// Gives a dropped shard's blocks back, or keeps them while it is pinned. The record that dropped

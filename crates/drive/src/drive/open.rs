@@ -34,7 +34,7 @@ use crate::{
 
 use super::{
     Drive, DriveOptions, checkpoint::Background, chores::Pins, erase::Erasing, jobs::Jobs, port,
-    volatile::Volatile,
+    volatile::Volatile, waiting::Waits,
 };
 
 /// Where the log of a drive without a manifest begins.
@@ -129,6 +129,8 @@ impl Drive {
             ceiling_gate: 0,
             erasing,
             read_jobs: Vec::new(),
+            waits: Waits::default(),
+            fresh: HashMap::new(),
             space,
             jobs: Jobs::default(),
             background,
@@ -141,6 +143,9 @@ impl Drive {
     fn raise_open_count(&mut self, open_count: u64) -> Result<(), DriveFault> {
         let record = Record::Open { open_count, at: self.clock.wall_micros() };
         let path = self.disk.name().to_owned();
+        if self.log.free_segments() == 0 {
+            self.add_segment_now()?;
+        }
         if self.record(&record, true).is_err() {
             let cause = "no log segment for the first batch; is the disk full?".to_owned();
             return Err(DriveFault::Fenced { path, cause });

@@ -11,19 +11,17 @@ use holdfast_types::{
 };
 
 use crate::{
-    api::{
-        DriveError, DriveReply, InlineShard, Prepare, Read, Scan, ScanPage, ScannedKey, ShardRead,
-    },
+    api::{DriveReply, InlineShard, Prepare, Read, Scan, ScanPage, ScannedKey, ShardRead},
     disk::DiskFile,
     gate::{Completion, Gate},
     log::record::Record,
-    overlay::prefix_end,
+    overlay::{BaseError, prefix_end},
     table::KeyFound,
     value::{Place, PlaceRecord, Value},
     volume::read::{ShardReader, Source},
 };
 
-use super::{Drive, Stop};
+use super::{Drive, ShardDone, Stop};
 
 /// Keys of the longest scan page.
 const SCAN_KEYS_MAX: u32 = 4096;
@@ -32,7 +30,24 @@ const SCAN_KEYS_MAX: u32 = 4096;
 /// with good clocks get above it within their retries.
 const CEILING_LEAD_MICROS: u64 = limits::CLOCK_SKEW_MICROS_MAX / 2;
 
-/// A view whose inline shards have to be read from the log first.
+/// What a decision answers with.
+pub(super) enum Reply {
+    /// This, once what it rests on is durable.
+    Whole(DriveReply),
+    /// This, at once: it rests on nothing.
+    Now(DriveReply),
+    /// A view, and the inline shards that go with it.
+    View(Box<ViewReply>),
+}
+
+/// A view, and where its inline shards are.
+pub(super) struct ViewReply {
+    view: KeyView,
+    ready: Vec<InlineShard>,
+    wanted: Vec<WantedShard>,
+}
+
+/// A view whose inline shards have to be read from the log first: on an I/O thread.
 pub struct ReadJob {
     gate: Arc<Gate>,
     batch: u64,
@@ -42,7 +57,7 @@ pub struct ReadJob {
     done: Completion,
 }
 
-/// An inline shard to be read.
+/// An inline shard to be read. The batch that holds it is durable.
 struct WantedShard {
     reader: ShardReader,
     operation: OperationId,
@@ -54,13 +69,8 @@ impl ReadJob {
     /// the reader takes it from another drive.
     pub fn run(self) {
         let Self { gate, batch, view, mut inline, wanted, done } = self;
-        gate.when(
-            batch,
-            Box::new(move |durable| {
-                inline.extend(wanted.iter().filter_map(WantedShard::read));
-                done(durable.map(|()| DriveReply::View { view, inline }));
-            }),
-        );
+        inline.extend(wanted.iter().filter_map(WantedShard::read));
+        gate.answer(batch, done, Ok(DriveReply::View { view, inline }));
     }
 }
 
@@ -78,15 +88,7 @@ impl WantedShard {
 }
 
 impl Drive {
-    pub(super) fn prepare(&mut self, prepare: Prepare, done: Completion) {
-        let mut gate = 0;
-        match self.promise(&prepare, &mut gate) {
-            Ok((view, found)) => self.send_view(view, &found, prepare.inline, gate, done),
-            Err(stop) => self.answer(gate, Err(stop), done),
-        }
-    }
-
-    fn promise(&mut self, prepare: &Prepare, gate: &mut u64) -> Result<(KeyView, KeyFound), Stop> {
+    pub(super) fn prepare(&mut self, prepare: &Prepare, gate: &mut u64) -> Result<Reply, Stop> {
         self.admit(&prepare.scope, true, gate)?;
         let key = prepare.key.encode();
         let mut found = self.table.key(&prepare.key)?;
@@ -94,11 +96,13 @@ impl Drive {
         self.volatile.complete(&key, &mut found.state);
         let drive = self.view();
         decide_prepare(&found.state, &drive, prepare.ballot)?;
+        // Looked up before the promise is given: a promise that waits for a shard is none yet.
+        let shards = self.inline_shards(&found, prepare.inline, gate)?;
         *gate = (*gate).max(self.raise_ceiling(prepare.ballot)?);
         self.volatile.promise(key, prepare.ballot);
         found.state.promise = prepare.ballot;
         let remembers = remembers_since(&found.state, &drive, prepare.since);
-        Ok((found.state.view(drive.floor, true, remembers), found))
+        Ok(view_reply(found.state.view(drive.floor, true, remembers), shards))
     }
 
     /// Makes sure that the ceiling covers a promise; returns the batch that the promise waits for.
@@ -112,15 +116,7 @@ impl Drive {
         Ok(self.ceiling_gate)
     }
 
-    pub(super) fn read(&mut self, read: Read, done: Completion) {
-        let mut gate = 0;
-        match self.look_up(&read, &mut gate) {
-            Ok((view, found)) => self.send_view(view, &found, read.inline, gate, done),
-            Err(stop) => self.answer(gate, Err(stop), done),
-        }
-    }
-
-    fn look_up(&mut self, read: &Read, gate: &mut u64) -> Result<(KeyView, KeyFound), Stop> {
+    pub(super) fn read(&mut self, read: &Read, gate: &mut u64) -> Result<Reply, Stop> {
         self.admit(&read.scope, false, gate)?;
         let mut found = self.table.key(&read.key)?;
         *gate = (*gate).max(found.gate);
@@ -128,77 +124,71 @@ impl Drive {
         if let Some(version) = read.version {
             found.state.registers.retain(|other, _| *other == version);
         }
+        let shards = self.inline_shards(&found, read.inline, gate)?;
         let view = found.state.view(self.volatile.floor, true, false);
-        Ok((KeyView { highest, ..view }, found))
+        Ok(view_reply(KeyView { highest, ..view }, shards))
     }
 
-    /// Answers with a view, with its inline shards when they are asked for: at once when they are in
-    /// memory, else by a [`ReadJob`].
-    fn send_view(
-        &mut self,
-        view: KeyView,
-        found: &KeyFound,
-        inline: bool,
-        mut gate: u64,
-        done: Completion,
-    ) {
-        let mut ready = Vec::new();
-        let mut wanted = Vec::new();
-        if inline {
-            for shard in self.inline_shards(found, &mut gate) {
-                // What is not durable yet may not be written yet.
-                match (gate <= self.gate.durable()).then(|| shard.reader.try_whole()).flatten() {
-                    Some(bytes) => ready.push(InlineShard {
-                        operation: shard.operation,
-                        shard: shard.shard,
-                        bytes,
-                    }),
-                    None => wanted.push(shard),
-                }
-            }
-        }
+    /// Answers with a view: at once when its inline shards are in memory, else by a [`ReadJob`].
+    pub(super) fn send_view(&mut self, reply: ViewReply, gate: u64, done: Completion) {
+        let ViewReply { view, ready, wanted } = reply;
         if wanted.is_empty() {
-            let decision = Ok(DriveReply::View { view, inline: ready });
-            return self.answer(gate, decision, done);
+            return self.answer(gate, Ok(DriveReply::View { view, inline: ready }), done);
         }
         let gate_of = self.gate.clone();
         let job = ReadJob { gate: gate_of, batch: gate, view, inline: ready, wanted, done };
         self.read_jobs.push(job);
     }
 
-    /// Readers for the inline shards of the entries found.
-    fn inline_shards(&mut self, found: &KeyFound, gate: &mut u64) -> Vec<WantedShard> {
+    /// The inline shards of the entries found: those in memory, and readers for the others.
+    fn inline_shards(
+        &mut self,
+        found: &KeyFound,
+        asked: bool,
+        gate: &mut u64,
+    ) -> Result<(Vec<InlineShard>, Vec<WantedShard>), Stop> {
         let registers = found.state.registers.values().flat_map(|register| &register.entries);
         let shapes: Vec<(OperationId, Geometry)> = registers
-            .filter(|held| held.entry.geometry.has_data())
+            .filter(|held| asked && held.entry.geometry.has_data())
             .map(|held| (held.entry.operation, held.entry.geometry))
             .collect();
-        let mut wanted = Vec::new();
+        let (mut ready, mut wanted) = (Vec::new(), Vec::new());
         for (operation, geometry) in shapes {
-            let Ok((record, place_gate)) = self.table.place(operation) else { continue };
+            let (record, place_gate) = match self.table.place(operation) {
+                Ok(found) => found,
+                Err(BaseError::Waits(want)) => return Err(Stop::Waits(want)),
+                Err(_) => continue,
+            };
             if !matches!(record.place, Place::Inline { .. }) {
                 continue;
             }
             *gate = (*gate).max(place_gate);
             let shard = record.shard;
-            if let Some(reader) = self.reader(operation, &record, geometry) {
-                wanted.push(WantedShard { reader, operation, shard });
+            // What is not durable yet may not be written yet: it is still in memory.
+            if let Some((_, bytes)) = self.fresh.get(&operation) {
+                ready.push(InlineShard { operation, shard, bytes: bytes.clone() });
+                continue;
+            }
+            let Some(reader) = self.reader(operation, &record, geometry) else { continue };
+            match reader.try_whole() {
+                Some(bytes) => ready.push(InlineShard { operation, shard, bytes }),
+                None => wanted.push(WantedShard { reader, operation, shard }),
             }
         }
-        wanted
+        Ok((ready, wanted))
     }
 
-    /// Opens a shard for reading blocks on an I/O thread. `done` is called once what it rests on is
-    /// durable; while the reader lives the shard's bytes stay.
-    pub fn open_shard(
-        &mut self,
-        read: &ShardRead,
-        done: Box<dyn FnOnce(Result<ShardReader, DriveError>) + Send>,
-    ) {
+    /// Opens a shard; gives `done` back when that has to wait.
+    pub(super) fn shard(&mut self, read: &ShardRead, done: ShardDone) -> Option<(ShardDone, Stop)> {
         let mut batch = 0;
-        let opened = self.find_shard(read, &mut batch);
-        let opened = self.named(opened);
-        self.gate.when(batch, Box::new(move |durable| done(durable.and(opened))));
+        match self.find_shard(read, &mut batch) {
+            Err(stop @ (Stop::Waits(_) | Stop::NoRoom)) => return Some((done, stop)),
+            opened => {
+                let opened = self.named(opened);
+                self.gate.when(batch, Box::new(move |durable| done(durable.and(opened))));
+            }
+        }
+        None
     }
 
     fn find_shard(&mut self, read: &ShardRead, gate: &mut u64) -> Result<ShardReader, Stop> {
@@ -245,7 +235,7 @@ impl Drive {
         self.log.segments().get(&segment).map(|segment| segment.file.clone())
     }
 
-    pub(super) fn scan(&mut self, scan: Scan, gate: &mut u64) -> super::Decision {
+    pub(super) fn scan(&mut self, scan: &Scan, gate: &mut u64) -> super::Decision {
         self.admit(&scan.scope, false, gate)?;
         let limit = scan.limit.clamp(1, SCAN_KEYS_MAX) as usize;
         let key =
@@ -282,6 +272,11 @@ impl Drive {
         let keys = page.collect::<Result<Vec<_>, Stop>>()?;
         Ok(DriveReply::Page(ScanPage { keys, more, counts: true }))
     }
+}
+
+fn view_reply(view: KeyView, shards: (Vec<InlineShard>, Vec<WantedShard>)) -> Reply {
+    let (ready, wanted) = shards;
+    Reply::View(Box::new(ViewReply { view, ready, wanted }))
 }
 
 fn add_register(

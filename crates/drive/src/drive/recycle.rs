@@ -12,11 +12,11 @@ use crate::{
         batch::{BatchHeader, HEADER_BYTES},
         record::{NewShard, Record},
     },
-    value::Place,
+    value::{Place, PlaceRecord},
 };
 
 use super::{
-    BackgroundJob, Drive,
+    BackgroundJob, Drive, Stop,
     jobs::{Done, job},
 };
 
@@ -75,17 +75,24 @@ impl Drive {
     pub(super) fn compact(&mut self, found: Result<Vec<Found>, DiskError>) {
         self.jobs.compacting = false;
         let Some(found) = self.noted(found) else { return };
+        self.work(move |drive| drive.move_shards(&found));
+    }
+
+    /// Called again when it has to wait; what was moved is passed over then, for its place changed.
+    fn move_shards(&mut self, found: &[Found]) -> Result<(), Stop> {
+        let keys = found.iter().map(|found| PlaceRecord::key(found.operation).into());
+        self.table.layers.ready(keys)?;
         for Found { operation, place, bytes } in found {
-            let stands = self.table.place(operation).is_ok_and(|(known, _)| known.place == place);
-            if !stands {
+            let (known, _) = self.table.place(*operation)?;
+            if known.place != *place {
                 continue;
             }
-            let record = Record::Move { operation, old: place, new: NewShard::Inline(bytes) };
+            let new = NewShard::Inline(bytes.clone());
+            let record = Record::Move { operation: *operation, old: place.clone(), new };
             // Urgent, for reads of the moved shards wait for it; a compaction is rare.
-            if self.record(&record, true).is_err() {
-                return;
-            }
+            self.record(&record, true)?;
         }
+        Ok(())
     }
 }
 

@@ -31,7 +31,7 @@ struct Incoming {
 }
 
 impl Drive {
-    pub(super) fn accept(&mut self, accept: Accept, gate: &mut u64) -> Decision {
+    pub(super) fn accept(&mut self, accept: &Accept, gate: &mut u64) -> Decision {
         self.admit(&accept.scope, true, gate)?;
         check_entry(&accept.key, &accept.entry, accept.shard)?;
         if let Some(guard) = &accept.guard {
@@ -60,7 +60,7 @@ impl Drive {
         let remembered = Remembered { operation: entry.operation, ballot, at };
         let note = Note { shard: accept.shard, set_size: 0, at: at.micros() };
         let held = Held {
-            entry: accept.entry,
+            entry: accept.entry.clone(),
             shard: incoming.status,
             settled: false,
             holders: HolderMask::default(),
@@ -70,7 +70,7 @@ impl Drive {
         Ok(DriveReply::Accepted(status))
     }
 
-    pub(super) fn install(&mut self, install: Install, gate: &mut u64) -> Decision {
+    pub(super) fn install(&mut self, install: &Install, gate: &mut u64) -> Decision {
         self.admit(&install.scope, false, gate)?;
         check_entry(&install.key, &install.entry, install.shard)?;
         let found = self.table.key(&install.key)?;
@@ -87,7 +87,7 @@ impl Drive {
         let set_size = entry.geometry.total_shards;
         let note = Note { shard: install.shard, set_size, at: view.now.micros() };
         let held = Held {
-            entry: install.entry,
+            entry: install.entry.clone(),
             shard: incoming.status,
             settled: true,
             holders: install.holders,
@@ -214,7 +214,7 @@ impl Drive {
     }
 
     /// Marks an operation settled. The answer does not wait for the log.
-    pub(super) fn settle(&mut self, settle: Settle) -> Decision {
+    pub(super) fn settle(&mut self, settle: &Settle) -> Decision {
         self.admit(&settle.scope, false, &mut 0)?;
         if !(1..=16).contains(&settle.set_size) {
             return Err(Stop::invalid("settle: a set has 1 to 16 drives"));
@@ -236,14 +236,14 @@ impl Drive {
         if held.is_none() {
             return Ok(DriveReply::Done);
         }
-        let Settle { operation, holders, set_size, .. } = settle;
+        let &Settle { operation, holders, set_size, .. } = settle;
         let record = Record::Settle { register, operation, holders, set_size, drop_below };
         self.record(&record, false)?;
         Ok(DriveReply::Done)
     }
 
     /// Removes a settled tombstone. The answer does not wait for the log.
-    pub(super) fn purge(&mut self, purge: Purge) -> Decision {
+    pub(super) fn purge(&mut self, purge: &Purge) -> Decision {
         self.admit(&purge.scope, false, &mut 0)?;
         let register = Bytes::from(purge.key.encode_register(purge.version));
         let (record, _) = self.table.register(&register)?;
@@ -258,8 +258,8 @@ impl Drive {
     }
 
     /// Installs a bucket's stamp.
-    pub(super) fn install_bucket(&mut self, scope: Scope, gate: &mut u64) -> Decision {
-        match self.admit(&scope, false, gate) {
+    pub(super) fn install_bucket(&mut self, scope: &Scope, gate: &mut u64) -> Decision {
+        match self.admit(scope, false, gate) {
             // A deleted bucket takes no requests, but that it is deleted is what was asked for.
             Err(Stop::Refused(Refusal::BucketNotLive { current }))
                 if current == scope.bucket && current.phase == BucketPhase::Deleted =>

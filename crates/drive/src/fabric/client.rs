@@ -19,7 +19,7 @@ use super::{
     auth::Key,
     fault::CallFault,
     link::Link,
-    session::{PeerInfo, Session, control_client},
+    session::{PeerInfo, Session},
     settings, streams, wire,
 };
 use crate::{
@@ -151,7 +151,7 @@ impl RemoteNode {
         fault.error(&self.config.url, DriveId::NIL)
     }
 
-    /// One message to the node.
+    /// One message to the node; the caller keeps the deadline.
     async fn exchange(
         &self,
         deadline: Duration,
@@ -159,8 +159,7 @@ impl RemoteNode {
     ) -> Result<Vec<DriveResult>, CallFault> {
         let call = |session: Arc<Session>| async move {
             let message = wire::call(deadline, batch);
-            let mut client = control_client(session.control());
-            within(&session, deadline, client.call(message)).await
+            session.exchange(is_large(batch)).call(&message).await
         };
         read_reply(self.renewing(call).await?, batch.len())
     }
@@ -277,6 +276,18 @@ fn pieces(batch: &[(DriveId, DriveRequest)]) -> Vec<&[(DriveId, DriveRequest)]> 
         pieces.push(&batch[from..]);
     }
     pieces
+}
+
+/// Whether a batch or its answer may be long beside the frames it would hold up.
+fn is_large(batch: &[(DriveId, DriveRequest)]) -> bool {
+    let pages = |request: &DriveRequest| {
+        matches!(request, DriveRequest::Scan(_) | DriveRequest::ListChores(_))
+    };
+    let mut bytes = 0;
+    batch.iter().any(|(_, request)| {
+        bytes += weight(request);
+        bytes > settings::LARGE_CALL_BYTES || pages(request)
+    })
 }
 
 /// Bytes of a request on the wire, at most: an entry is counted anew though it may be shared.

@@ -79,7 +79,7 @@ fn never_connected(status: &Status) -> bool {
 }
 
 /// A status made by the transport, with the causes that its own message leaves out.
-fn describe(status: &Status) -> String {
+pub(super) fn describe(status: &Status) -> String {
     let mut text = status.message().to_owned();
     let mut source = std::error::Error::source(status);
     while let Some(cause) = source {

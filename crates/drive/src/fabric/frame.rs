@@ -9,6 +9,7 @@ use std::{
     collections::VecDeque,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -24,7 +25,7 @@ use tonic::Status;
 use super::settings::STREAM_IDLE;
 
 /// Bytes of the header of a frame.
-const HEADER_BYTES: usize = 5;
+pub const HEADER_BYTES: usize = 5;
 
 /// A small message as a frame.
 #[must_use]
@@ -52,7 +53,8 @@ pub fn blocks_head(field: u32, target: u32, blocks: usize) -> Bytes {
     frame.freeze()
 }
 
-fn put_header(frame: &mut BytesMut, length: usize) {
+/// Begins a frame whose message has `length` bytes.
+pub fn put_header(frame: &mut BytesMut, length: usize) {
     frame.put_u8(0);
     frame.put_u32(u32::try_from(length).expect("messages are far below 4 GiB"));
 }
@@ -183,6 +185,8 @@ impl Buf for Pieces {
 pub struct MessageReader<B> {
     body: B,
     received: Pieces,
+    /// The length of the message whose header has been read.
+    expected: Option<usize>,
     trailers: Option<HeaderMap>,
 }
 
@@ -193,7 +197,7 @@ where
 {
     /// The messages of `body`.
     pub fn new(body: B) -> Self {
-        Self { body, received: Pieces::default(), trailers: None }
+        Self { body, received: Pieces::default(), expected: None, trailers: None }
     }
 
     /// The next message, `None` at the end. Each piece of it has to come within the progress deadline.
@@ -202,10 +206,44 @@ where
     /// A status without a class when the stream broke, with one when the peer does not keep to the
     /// format.
     pub async fn next(&mut self, bytes_max: usize) -> Result<Option<Pieces>, Status> {
-        if !self.fill(HEADER_BYTES).await? {
-            let whole = self.received.remaining == 0;
-            return if whole { Ok(None) } else { Err(malformed("the stream ends in a header")) };
+        self.next_within(bytes_max, Some(STREAM_IDLE)).await
+    }
+
+    /// As [`Self::next`], of a stream that may be silent for as long as it likes between messages. May
+    /// be dropped and called again: what came is kept.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub async fn next_whenever(&mut self, bytes_max: usize) -> Result<Option<Pieces>, Status> {
+        self.next_within(bytes_max, None).await
+    }
+
+    async fn next_within(
+        &mut self,
+        bytes_max: usize,
+        silence: Option<Duration>,
+    ) -> Result<Option<Pieces>, Status> {
+        let length = match self.expected {
+            Some(length) => length,
+            None => {
+                if !self.fill(HEADER_BYTES, silence).await? {
+                    let whole = self.received.remaining == 0;
+                    let cut = || Err(malformed("the stream ends in a header"));
+                    return if whole { Ok(None) } else { cut() };
+                }
+                self.header(bytes_max)?
+            }
+        };
+        self.expected = Some(length);
+        if !self.fill(length, Some(STREAM_IDLE)).await? {
+            return Err(malformed("the stream ends in a message"));
         }
+        self.expected = None;
+        Ok(Some(self.received.split_to(length)))
+    }
+
+    /// Takes a header, which has come, out of what was received.
+    fn header(&mut self, bytes_max: usize) -> Result<usize, Status> {
         let mut header = self.received.split_to(HEADER_BYTES);
         if header.get_u8() != 0 {
             return Err(malformed("compressed messages are not spoken here"));
@@ -214,10 +252,7 @@ where
         if length > bytes_max {
             return Err(malformed("a message is beyond its limit"));
         }
-        if !self.fill(length).await? {
-            return Err(malformed("the stream ends in a message"));
-        }
-        Ok(Some(self.received.split_to(length)))
+        Ok(length)
     }
 
     /// The trailers, once [`Self::next`] has returned `None`.
@@ -225,12 +260,15 @@ where
         self.trailers.as_ref()
     }
 
-    /// Waits for `wanted` bytes; false when the stream ends before.
-    async fn fill(&mut self, wanted: usize) -> Result<bool, Status> {
+    /// Waits for `wanted` bytes, `silence` at most for each piece; false when the stream ends before.
+    async fn fill(&mut self, wanted: usize, silence: Option<Duration>) -> Result<bool, Status> {
         while self.received.remaining < wanted {
-            let frame = tokio::time::timeout(STREAM_IDLE, self.body.frame())
-                .await
-                .map_err(|_| Status::deadline_exceeded("the stream makes no progress"))?;
+            let frame = match silence {
+                Some(silence) => tokio::time::timeout(silence, self.body.frame())
+                    .await
+                    .map_err(|_| Status::deadline_exceeded("the stream makes no progress"))?,
+                None => self.body.frame().await,
+            };
             match frame {
                 None => return Ok(false),
                 Some(Err(broken)) => return Err(Status::from_error(broken.into())),
@@ -242,6 +280,17 @@ where
         }
         Ok(true)
     }
+}
+
+/// A status as the trailers of an answer.
+#[must_use]
+pub fn trailers(status: &Status) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    if status.add_header(&mut trailers).is_err() {
+        // Only metadata that is no header text fails, and ours is made of digits.
+        trailers.insert("grpc-status", http::HeaderValue::from_static("13"));
+    }
+    trailers
 }
 
 fn malformed(what: &str) -> Status {

@@ -51,11 +51,20 @@ pub struct HostConfig {
     pub random: Arc<dyn Random>,
 }
 
+/// Who was let in.
+pub(super) struct Admitted {
+    /// The session's key.
+    pub key: Key,
+    /// The call's number within the session.
+    pub number: u64,
+}
+
 /// The server's state, shared by all its connections.
 pub struct Host {
     config: HostConfig,
     node: OnceLock<Arc<dyn Node>>,
     sessions: Mutex<Sessions>,
+    draining: watch::Sender<bool>,
     calls: Arc<Semaphore>,
     call_kib: Arc<Semaphore>,
     streams: Arc<Semaphore>,
@@ -69,6 +78,7 @@ impl Host {
             config,
             node: OnceLock::new(),
             sessions: Mutex::default(),
+            draining: watch::Sender::new(false),
             calls: Arc::new(Semaphore::new(settings::CALLS_MAX)),
             call_kib: Arc::new(Semaphore::new(settings::CALL_BYTES_MAX >> 10)),
             streams: Arc::new(Semaphore::new(settings::STREAMS_MAX)),
@@ -79,6 +89,22 @@ impl Host {
     pub fn serve(&self, node: Arc<dyn Node>) {
         let first = self.node.set(node).is_ok();
         assert!(first, "a host serves one node in its life");
+    }
+
+    /// Ends the exchanges with peers when the calls under way are answered: connections end only when
+    /// their streams have. For a shutdown; peers meet a node that is away from then on.
+    pub fn drain(&self) {
+        self.draining.send_replace(true);
+    }
+
+    /// Whether [`Self::drain`] was called.
+    pub(super) fn draining(&self) -> watch::Receiver<bool> {
+        self.draining.subscribe()
+    }
+
+    /// The clock.
+    pub(super) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.config.clock
     }
 
     /// The drives.
@@ -110,19 +136,19 @@ impl Host {
         self.streams.clone().try_acquire_owned().map_err(busy)
     }
 
-    /// Lets a call of a session in, once.
+    /// Lets a call or stream of a session in, once.
     pub(super) fn authenticate(
         &self,
         path: &str,
         headers: &HeaderMap,
         first_message: &[u8],
-    ) -> Result<(), Status> {
+    ) -> Result<Admitted, Status> {
         let stamp = auth::stamp_of(headers)?;
         let key = self.sessions.lock().key(stamp.session)?;
         auth::verify(&key, path, headers, first_message)?;
         check_clock(self.config.clock.wall_micros(), stamp.time_micros)?;
         self.sessions.lock().admit_call(stamp.session, stamp.number)?;
-        Ok(())
+        Ok(Admitted { key, number: stamp.number })
     }
 
     /// Lets a handshake in by the cluster secret; its nonce is looked at by [`Self::shake_hands`].

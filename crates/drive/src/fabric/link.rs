@@ -13,12 +13,13 @@
 use std::{sync::Arc, time::Duration};
 
 use holdfast_proto::v1;
+use holdfast_types::DriveId;
 use tokio::{sync::watch, task::JoinHandle};
 
 use super::{
     RemoteConfig,
-    fault::CallFault,
-    session::{Session, control_client},
+    fault::{CallFault, describe},
+    session::Session,
     settings,
 };
 
@@ -131,9 +132,21 @@ async fn open(config: &Arc<RemoteConfig>) -> Result<Session, String> {
     let opened = tokio::time::timeout(settings::CONNECT_TIMEOUT, Session::open(config.clone()));
     match opened.await {
         Ok(Ok(session)) => Ok(session),
-        Ok(Err(status)) => Err(status.message().to_owned()),
+        Ok(Err(status)) => Err(why(&describe(&status))),
         Err(_) => Err(format!("no answer within {:?}", settings::CONNECT_TIMEOUT)),
     }
+}
+
+/// What a node that speaks TLS says to those who do not, wherever it is read.
+pub const TLS_MARK: &str = "this port speaks TLS";
+
+/// Why a session did not open, for an operator.
+fn why(said: &str) -> String {
+    if said.contains(TLS_MARK) {
+        return "it speaks TLS: start this process with --certs-dir, too, and name the nodes by https://"
+            .to_owned();
+    }
+    said.to_owned()
 }
 
 /// Returns when the session is over: given up by a caller, or a probe went unanswered.
@@ -144,12 +157,13 @@ async fn tend(session: &Session, config: &RemoteConfig) {
             () = session.over() => return,
             () = pause => {}
         }
-        let mut client = control_client(session.control());
-        let probe = client.call(v1::CallRequest::default());
+        let ask = v1::CallRequest::default();
+        let probe = session.exchange(false).call(&ask);
         match tokio::time::timeout(settings::KEEP_ALIVE_TIMEOUT, probe).await {
             Ok(Ok(_)) => {}
-            Ok(Err(status)) => {
-                tracing::warn!(node = config.url, "probe node: {}", status.message());
+            Ok(Err(fault)) => {
+                let why = fault.error(&config.url, DriveId::NIL);
+                tracing::warn!(node = config.url, "probe node: {why}");
                 return;
             }
             Err(_) => {

@@ -12,20 +12,26 @@
 //! | [`wire`] | commands, replies and errors as messages and back |
 //! | [`fault`] | statuses as errors and back: refused, not sent, or lost |
 //! | [`frame`] | gRPC messages as frames of raw bytes |
+//! | [`sealed`] | frames of an exchange: many calls or answers under one MAC |
 //! | [`client`] | [`RemoteNode`] |
+//! | [`exchange`] | calls and answers over one long stream, the client's side |
 //! | [`link`] | keeps one session with a peer open |
 //! | [`session`] | connections, key and handshake of one session, the client's side |
 //! | [`streams`] | shard streams, the client's side |
 //! | [`host`] | what a node answers its peers with, and the bounds of what it takes on |
 //! | [`server`] | [`FabricService`] |
+//! | [`serve_exchange`] | exchanges, the server's side |
 //! | [`serve_streams`] | shard streams, the server's side |
 
 pub mod auth;
 pub mod client;
+mod exchange;
 pub mod fault;
 pub mod frame;
 pub mod host;
 pub mod link;
+mod sealed;
+mod serve_exchange;
 mod serve_streams;
 pub mod server;
 pub mod session;

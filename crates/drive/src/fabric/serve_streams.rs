@@ -4,7 +4,6 @@ use bytes::Bytes;
 use futures::StreamExt;
 use holdfast_proto::v1;
 use holdfast_types::ErrorClass;
-use http::HeaderMap;
 use http_body::Body as HttpBody;
 use prost::Message;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -12,7 +11,7 @@ use tonic::{Status, body::Body};
 
 use super::{
     fault::{malformed, refusal, status_of},
-    frame::{MessageReader, Outgoing, QueueBody, blocks_head, message_frame},
+    frame::{MessageReader, Outgoing, QueueBody, blocks_head, message_frame, trailers},
     host::Host,
     settings::{MESSAGE_BYTES_MAX, MESSAGES_IN_FLIGHT, STREAM_IDLE},
     wire,
@@ -122,17 +121,13 @@ fn read<M: Message + Default>(message: impl bytes::Buf) -> Result<M, Status> {
 }
 
 fn streaming(outgoing: mpsc::Receiver<Outgoing>) -> http::Response<Body> {
-    let mut response = http::Response::new(Body::new(QueueBody::new(outgoing)));
+    grpc_answer(Body::new(QueueBody::new(outgoing)))
+}
+
+/// An answer whose body is a stream.
+pub fn grpc_answer(body: Body) -> http::Response<Body> {
+    let mut response = http::Response::new(body);
     let grpc = http::HeaderValue::from_static("application/grpc");
     response.headers_mut().insert(http::header::CONTENT_TYPE, grpc);
     response
-}
-
-fn trailers(status: &Status) -> HeaderMap {
-    let mut trailers = HeaderMap::new();
-    if status.add_header(&mut trailers).is_err() {
-        // Only metadata that is no header text fails, and ours is made of digits.
-        trailers.insert("grpc-status", http::HeaderValue::from_static("13"));
-    }
-    trailers
 }

@@ -1,12 +1,11 @@
-//! The server adapter: a tower service that lets peers at the drives of this node. Control calls go to
-//! tonic's generated servers after they were authenticated; shard streams are read and written by
-//! hand.
+//! The server adapter: a tower service that lets peers at the drives of this node. Handshakes and
+//! startup calls go to tonic's generated servers after they were authenticated; exchanges and shard
+//! streams are read and written by hand.
 
 use std::{
     convert::Infallible,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -16,10 +15,9 @@ use holdfast_proto::v1::{
     control_server::{Control, ControlServer},
     startup_server::StartupServer,
 };
-use holdfast_types::{DriveId, ErrorClass, limits};
+use holdfast_types::{ErrorClass, limits};
 use http_body::Body as HttpBody;
 use http_body_util::{BodyExt, Full};
-use prost::Message;
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Request, Response, Status, body::Body};
 use tower::{Service, ServiceExt};
@@ -28,15 +26,14 @@ use tower::{Service, ServiceExt};
 const STREAM_OPENING_BYTES_MAX: usize = 64 << 10;
 
 use super::{
-    fault::{malformed, refusal, status_of},
+    exchange::EXCHANGE_PATH,
+    fault::{refusal, status_of},
     frame::MessageReader,
     host::Host,
-    serve_streams,
+    serve_exchange, serve_streams,
     settings::STREAM_IDLE,
     streams::{READ_SHARD_PATH, UPLOAD_PATH},
-    wire,
 };
-use crate::api::DriveError;
 
 /// Paths of the fabric begin so; everything else on the listener is S3.
 pub const PATH_PREFIX: &str = "/holdfast.fabric.v1.";
@@ -71,6 +68,11 @@ impl FabricService {
         }
     }
 
+    /// Ends the exchanges with peers when the calls under way are answered ([`Host::drain`]).
+    pub fn drain(&self) {
+        self.host.drain();
+    }
+
     async fn handle<B>(self, request: http::Request<B>) -> Result<http::Response<Body>, Status>
     where
         B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
@@ -78,16 +80,16 @@ impl FabricService {
     {
         let (parts, body) = request.into_parts();
         let path = parts.uri.path();
-        if path == UPLOAD_PATH || path == READ_SHARD_PATH {
+        if [UPLOAD_PATH, READ_SHARD_PATH, EXCHANGE_PATH].contains(&path) {
             let mut reader = MessageReader::new(body);
             let first = reader.next(STREAM_OPENING_BYTES_MAX).await?;
             let first = first.ok_or_else(|| refusal(ErrorClass::Invalid, "an empty stream"))?;
             let first = first.into_bytes();
-            self.host.authenticate(path, &parts.headers, &first)?;
-            return if path == UPLOAD_PATH {
-                serve_streams::upload(&self.host, &first, reader).await
-            } else {
-                serve_streams::read_shard(&self.host, &first).await
+            let admitted = self.host.authenticate(path, &parts.headers, &first)?;
+            return match path {
+                EXCHANGE_PATH => serve_exchange::exchange(&self.host, &admitted, reader),
+                UPLOAD_PATH => serve_streams::upload(&self.host, &first, reader).await,
+                _ => serve_streams::read_shard(&self.host, &first).await,
             };
         }
         let _call = self.host.admit_call()?;
@@ -169,45 +171,14 @@ impl Control for Adapter {
         self.0.shake_hands(request.get_ref()).map(Response::new)
     }
 
-    async fn call(
-        &self,
-        request: Request<v1::CallRequest>,
-    ) -> Result<Response<v1::CallReply>, Status> {
-        let (deadline, batch) =
-            wire::read_call(request.into_inner()).map_err(|error| malformed(&error))?;
-        if batch.is_empty() {
-            // A probe: the session is known and somebody is at home.
-            return Ok(Response::new(v1::CallReply::default()));
-        }
-        let deadline = deadline.min(Duration::from_micros(limits::CALL_MICROS));
-        let asked = batch.len();
-        let results = self.0.node()?.call(deadline, batch).await;
-        assert_eq!(results.len(), asked, "a node answers every request");
-        Ok(Response::new(reply(&results)))
-    }
-}
+    type ExchangeStream = futures::stream::Empty<Result<v1::SealedFrame, Status>>;
 
-/// Results as a message within its limit: what does not fit is answered as too much.
-fn reply(results: &[crate::api::DriveResult]) -> v1::CallReply {
-    /// Tag and length of a result, and room for the error that takes its place.
-    const OVERHEAD_BYTES: usize = 256;
-    let mut left = limits::CONTROL_MESSAGE_BYTES_MAX;
-    let fitting = results.iter().map(|result| {
-        let message = wire::result(result);
-        let bytes = message.encoded_len() + OVERHEAD_BYTES;
-        match left.checked_sub(bytes) {
-            Some(rest) => {
-                left = rest;
-                message
-            }
-            None => wire::result(&Err(DriveError::failed(
-                DriveId::NIL,
-                ErrorClass::Overloaded,
-                "the answer is beyond the limit of a message; ask for less at once",
-            ))),
-        }
-    });
-    v1::CallReply { results: fitting.collect() }
+    async fn exchange(
+        &self,
+        _: Request<tonic::Streaming<v1::SealedFrame>>,
+    ) -> Result<Response<Self::ExchangeStream>, Status> {
+        Err(refusal(ErrorClass::Internal, "exchanges are served before they come here"))
+    }
 }
 
 #[tonic::async_trait]

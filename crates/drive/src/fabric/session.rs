@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use holdfast_proto::{PROTOCOL_MAX, PROTOCOL_MIN, v1, v1::control_client::ControlClient};
-use holdfast_types::{ClusterId, ErrorClass, limits};
+use holdfast_types::{ClusterId, ErrorClass, seam::Clock};
 use http_body_util::{BodyExt, Full};
 use tokio::sync::watch;
 use tonic::{
@@ -24,6 +24,7 @@ use tower::{Service, ServiceExt};
 use super::{
     RemoteConfig,
     auth::{self, Key, Stamp, check_clock},
+    exchange::Exchange,
     fault::refusal,
     settings,
 };
@@ -38,12 +39,32 @@ pub struct Signer {
 }
 
 impl Signer {
-    /// Adds the signature of a call.
-    pub fn sign(&self, path: &str, first_message: &[u8], headers: &mut http::HeaderMap) {
+    /// What the next call or stream is signed with; no two are alike.
+    pub fn stamp(&self) -> Stamp {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let time_micros = self.config.clock.wall_micros();
-        let stamp = Stamp { time_micros, session: self.session, number };
+        Stamp { time_micros, session: self.session, number }
+    }
+
+    /// Adds a call's signature.
+    pub fn sign(
+        &self,
+        stamp: Stamp,
+        path: &str,
+        first_message: &[u8],
+        headers: &mut http::HeaderMap,
+    ) {
         auth::sign(&self.key, path, stamp, first_message, headers);
+    }
+
+    /// The session's key.
+    pub const fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// The clock that stamps.
+    pub fn clock(&self) -> Arc<dyn Clock> {
+        self.config.clock.clone()
     }
 }
 
@@ -69,7 +90,7 @@ impl Service<http::Request<Body>> for SignedChannel {
             let (mut parts, body) = request.into_parts();
             let frame = body.collect().await?.to_bytes();
             let message = frame.get(5..).unwrap_or_default();
-            signer.sign(parts.uri.path(), message, &mut parts.headers);
+            signer.sign(signer.stamp(), parts.uri.path(), message, &mut parts.headers);
             let request = http::Request::from_parts(parts, Body::new(Full::new(frame)));
             Ok(channel.ready().await?.call(request).await?)
         })
@@ -106,9 +127,9 @@ pub struct PeerInfo {
 
 /// An open session.
 pub struct Session {
-    control: Vec<SignedChannel>,
+    control: SignedChannel,
+    exchanges: Vec<Exchange>,
     bulk: Vec<BulkConnection>,
-    turn: AtomicUsize,
     broken: watch::Sender<bool>,
     /// What signs its streams.
     pub signer: Signer,
@@ -123,28 +144,42 @@ impl Session {
     /// The peer's refusal, or what the transport said.
     pub async fn open(config: Arc<RemoteConfig>) -> Result<Self, Status> {
         let endpoint = endpoint(&config.url)?;
-        let control: Vec<_> =
-            (0..settings::CONTROL_CONNECTIONS).map(|_| config.dialer.dial(&endpoint)).collect();
-        let (peer, signer) = shake_hands(control[0].clone(), &config).await?;
+        let control = config.dialer.dial(&endpoint);
+        let (peer, signer) = shake_hands(control.clone(), &config).await?;
+        let broken = watch::Sender::new(false);
+        let more = (1..settings::CONTROL_CONNECTIONS).map(|_| config.dialer.dial(&endpoint));
+        let channels = std::iter::once(control.clone()).chain(more);
+        let open = |channel| Exchange::open(channel, &signer, broken.clone());
+        let exchanges = futures::future::try_join_all(channels.map(open)).await?;
         let bulk = (0..settings::BULK_CONNECTIONS).map(|_| BulkConnection {
             channel: config.dialer.dial(&endpoint),
             streams: Arc::default(),
         });
-        let signed = |channel| SignedChannel { channel, signer: signer.clone() };
         Ok(Self {
-            control: control.into_iter().map(signed).collect(),
+            control: SignedChannel { channel: control, signer: signer.clone() },
+            exchanges,
             bulk: bulk.collect(),
-            turn: AtomicUsize::new(0),
-            broken: watch::Sender::new(false),
+            broken,
             signer,
             peer,
         })
     }
 
-    /// A control connection; they take turns.
+    /// For calls before there is a layout.
     pub fn control(&self) -> SignedChannel {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        self.control[turn % self.control.len()].clone()
+        self.control.clone()
+    }
+
+    /// The exchange for a call. Large ones, and those with large answers, have the last for
+    /// themselves, so that they hold up nothing; small ones share the first, and with it its frames,
+    /// until so many wait there that the next has something to do.
+    pub fn exchange(&self, is_large: bool) -> &Exchange {
+        let (last, small) = self.exchanges.split_last().expect("a session has exchanges");
+        if is_large {
+            return last;
+        }
+        let free = small.iter().find(|exchange| exchange.waiting() < settings::CALLS_SHARING);
+        free.or_else(|| small.iter().min_by_key(|exchange| exchange.waiting())).unwrap_or(last)
     }
 
     /// The bulk connection with the fewest streams.
@@ -231,11 +266,4 @@ async fn shake_hands(
         serving: reply.serving,
     };
     Ok((peer, signer))
-}
-
-/// A client for calls to the peer's drives, with the limits of both directions.
-pub fn control_client(channel: SignedChannel) -> ControlClient<SignedChannel> {
-    ControlClient::new(channel)
-        .max_encoding_message_size(limits::CONTROL_MESSAGE_BYTES_MAX)
-        .max_decoding_message_size(limits::CONTROL_MESSAGE_BYTES_MAX)
 }

@@ -4,9 +4,26 @@ use std::time::Duration;
 
 use holdfast_types::limits;
 
-/// Connections for small messages to one peer: two, so that one slow reply's bytes do not hold up
-/// every other call.
-pub const CONTROL_CONNECTIONS: usize = 2;
+/// Connections for calls to one peer, an exchange on each: the last for large calls and large answers,
+/// so that they hold up nothing, the others for small ones.
+pub const CONTROL_CONNECTIONS: usize = 3;
+
+/// Small calls that may wait for one exchange before the next is used, too: sharing a frame is cheaper
+/// than a second connection, until the one task at each end of it is what all wait for.
+pub const CALLS_SHARING: usize = 64;
+
+/// Calls, or answers, that may wait for one exchange; beyond it who brings one waits.
+pub const CALLS_QUEUED: usize = 1024;
+
+/// Bytes of calls or answers that share a frame; one that is longer has its own.
+pub const EXCHANGE_FRAME_BYTES: usize = 256 << 10;
+
+/// Bytes from which a call is large: as long as several hundred small ones.
+pub const LARGE_CALL_BYTES: usize = 256 << 10;
+
+/// The longest frame: one that was nearly full when the longest call came.
+pub const EXCHANGE_MESSAGE_BYTES_MAX: usize =
+    limits::CONTROL_MESSAGE_BYTES_MAX + EXCHANGE_FRAME_BYTES + (4 << 10);
 
 /// Connections for shard streams to one peer, never shared with control.
 pub const BULK_CONNECTIONS: usize = 4;

@@ -13,10 +13,11 @@ use tonic::{Status, body::Body, transport::Channel};
 use tower::{Service, ServiceExt};
 
 use super::{
+    auth::Stamp,
     client::{broken_stream, stream_error},
     fault::CallFault,
     frame::{MessageReader, Outgoing, QueueBody, blocks_head, message_frame},
-    session::{Session, StreamPlace},
+    session::{Session, Signer, StreamPlace},
     settings::{MESSAGE_BYTES_MAX, MESSAGES_IN_FLIGHT, STREAM_IDLE},
     wire,
 };
@@ -56,13 +57,21 @@ pub async fn upload(
         .try_send(Outgoing::Message(first.clone(), Bytes::new()))
         .expect("a new queue has room for the opening");
     let (channel, place) = session.bulk();
-    let request = signed(session, UPLOAD_PATH, &first[5..], Body::new(QueueBody::new(outgoing)));
+    let (signer, body) = (&session.signer, Body::new(QueueBody::new(outgoing)));
+    let request = signed(signer, signer.stamp(), UPLOAD_PATH, &first[5..], body);
     let answer = open_stream(channel, request, session).await?;
     let (url, targets) = (url.to_owned(), targets.to_vec());
     Ok(Box::new(RemoteUpload { url, targets, queue, answer, ended: None, _place: place }))
 }
 
-fn signed(session: &Session, path: &str, first: &[u8], body: Body) -> http::Request<Body> {
+/// A request whose first message is signed and whose body is a stream.
+pub(super) fn signed(
+    signer: &Signer,
+    stamp: Stamp,
+    path: &str,
+    first: &[u8],
+    body: Body,
+) -> http::Request<Body> {
     let mut request = http::Request::new(body);
     *request.method_mut() = http::Method::POST;
     *request.version_mut() = http::Version::HTTP_2;
@@ -70,41 +79,53 @@ fn signed(session: &Session, path: &str, first: &[u8], body: Body) -> http::Requ
     let headers = request.headers_mut();
     headers.insert("content-type", http::HeaderValue::from_static("application/grpc"));
     headers.insert("te", http::HeaderValue::from_static("trailers"));
-    session.signer.sign(path, first, headers);
+    signer.sign(stamp, path, first, headers);
     request
 }
 
-/// Sends a request whose answer is a stream; a refusal in the answer's headers is an error.
-async fn open_stream(
+/// Sends a request; returns the answer's messages once it was let in.
+///
+/// # Errors
+/// The peer's refusal, or what the transport said.
+pub(super) async fn accepted(
     mut channel: Channel,
     request: http::Request<Body>,
-    session: &Session,
-) -> Result<MessageReader<Body>, CallFault> {
-    let asked = async {
-        let ready = channel.ready().await.map_err(|e| Status::from_error(Box::new(e)))?;
-        ready.call(request).await.map_err(|e| Status::from_error(Box::new(e)))
-    };
-    let response = tokio::select! {
-        response = tokio::time::timeout(STREAM_IDLE, asked) => response,
-        () = session.over() => return Err(CallFault::Lost("the connection was lost".to_owned())),
-    };
-    let response = match response {
-        Ok(Ok(response)) => response,
-        Ok(Err(status)) => {
-            session.give_up();
-            return Err(CallFault::of(&status));
-        }
-        Err(_) => return Err(CallFault::Lost(format!("no answer within {STREAM_IDLE:?}"))),
-    };
+) -> Result<MessageReader<Body>, Status> {
+    let ready = channel.ready().await.map_err(|e| Status::from_error(Box::new(e)))?;
+    let response = ready.call(request).await.map_err(|e| Status::from_error(Box::new(e)))?;
     let (head, body) = response.into_parts();
     match Status::from_header_map(&head.headers) {
-        Some(refused) if refused.code() != tonic::Code::Ok => Err(CallFault::of(&refused)),
+        Some(refused) if refused.code() != tonic::Code::Ok => Err(refused),
         _ => Ok(MessageReader::new(body)),
     }
 }
 
+/// Sends a request whose answer is a stream; a refusal in the answer's headers is an error.
+async fn open_stream(
+    channel: Channel,
+    request: http::Request<Body>,
+    session: &Session,
+) -> Result<MessageReader<Body>, CallFault> {
+    let asked = tokio::time::timeout(STREAM_IDLE, accepted(channel, request));
+    let accepted = tokio::select! {
+        accepted = asked => accepted,
+        () = session.over() => return Err(CallFault::Lost("the connection was lost".to_owned())),
+    };
+    match accepted {
+        Ok(Ok(messages)) => Ok(messages),
+        Ok(Err(status)) => {
+            let fault = CallFault::of(&status);
+            if !matches!(fault, CallFault::Refused(_)) {
+                session.give_up();
+            }
+            Err(fault)
+        }
+        Err(_) => Err(CallFault::Lost(format!("no answer within {STREAM_IDLE:?}"))),
+    }
+}
+
 /// The status that ended a stream without the message that was waited for.
-fn end_of(trailers: Option<&HeaderMap>) -> Status {
+pub(super) fn end_of(trailers: Option<&HeaderMap>) -> Status {
     let named = trailers.and_then(Status::from_header_map);
     let named = named.filter(|status| status.code() != tonic::Code::Ok);
     named.unwrap_or_else(|| Status::unknown("the stream ended early"))
@@ -213,7 +234,8 @@ pub async fn read_shard(
     let drive = read.drive;
     let frame = message_frame(&wire::shard_read(read));
     let body = Body::new(Full::new(frame.clone()));
-    let request = signed(session, READ_SHARD_PATH, &frame[5..], body);
+    let signer = &session.signer;
+    let request = signed(signer, signer.stamp(), READ_SHARD_PATH, &frame[5..], body);
     let (channel, place) = session.bulk();
     let reader = open_stream(channel, request, session).await?;
     let state = Some((reader, place, url.to_owned()));

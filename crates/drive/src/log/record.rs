@@ -123,6 +123,26 @@ pub enum NewShard {
 }
 
 impl Record {
+    /// The inline bytes it brings, and whose they are.
+    #[must_use]
+    pub const fn inline(&self) -> Option<(OperationId, &Bytes)> {
+        match self {
+            Self::Accept { held, shard: NewShard::Inline(bytes), .. } => {
+                Some((held.entry.operation, bytes))
+            }
+            Self::Move { operation, new: NewShard::Inline(bytes), .. } => Some((*operation, bytes)),
+            _ => None,
+        }
+    }
+
+    /// Bytes it takes in a batch.
+    #[must_use]
+    pub fn encoded_bytes(&self) -> usize {
+        let mut head = Writer::new();
+        let tail = self.encode_head(&mut head).len();
+        head.into_bytes().len() + tail
+    }
+
     /// Appends the record but for inline bytes, which the caller appends next. Returns them.
     pub fn encode_head<'a>(&'a self, out: &mut Writer) -> &'a [u8] {
         let mut body = Writer::with_capacity(256);

@@ -28,7 +28,9 @@ use super::{
     IndexError, Lookup, Lsn, MemoryIndex, MemoryMedium, MetaIndex, SledIndex,
     sled::{IndexDir, with_patience},
 };
-use crate::runs::{MergeIter, Run, RunContent, RunCursor, RunError, RunItem, RunSet, RunStore};
+use crate::runs::{
+    MergeIter, Patience, Run, RunContent, RunCursor, RunError, RunItem, RunSet, RunStore,
+};
 
 /// Beyond this many items sled costs more than it gives (60 us an insert, 25-40 MB of memory a
 /// million: DRIVE.md), and the runs alone answer.
@@ -165,7 +167,7 @@ impl IndexKeeper {
         let Some(index) = self.trusted() else { return };
         let run = Arc::clone(run);
         let done = self.backend.work("sled-apply", move |progress| {
-            let mut cursor = RunCursor::new(run, &[], None, false);
+            let mut cursor = RunCursor::new(run, &[], None, false, Patience::Waits);
             feed(&*index, Lsn(0), || cursor.next_item(), progress)?;
             index.certify(position)
         });
@@ -210,7 +212,7 @@ impl IndexKeeper {
         self.backend.work("sled-catch-up", move |progress| {
             let newer = set.runs().iter().filter(|run| run.meta().lsn_max > first).cloned();
             let merge = crate::runs::Merge::KeepRemovals;
-            let mut items = MergeIter::new(newer.collect(), &[], None, merge);
+            let mut items = MergeIter::new(newer.collect(), &[], None, merge, Patience::Waits);
             feed(&*target, first, || items.next_item(), progress)?;
             target.certify(last)
         })?;
@@ -242,7 +244,7 @@ impl IndexKeeper {
                 Err(error) => self.distrust(&error),
             }
         }
-        Ok(runs.get(key)?.and_then(value_of))
+        Ok(runs.get(key, Patience::Waits)?.and_then(value_of))
     }
 
     /// What is held from `start` (inclusive) to `end` (exclusive), at most `limit` keys, and whether
@@ -265,7 +267,9 @@ impl IndexKeeper {
                         let value = match held {
                             Lookup::Value { bytes, .. } => Some(bytes),
                             Lookup::Absent => None,
-                            Lookup::InRuns { .. } => runs.get(&key)?.and_then(value_of),
+                            Lookup::InRuns { .. } => {
+                                runs.get(&key, Patience::Waits)?.and_then(value_of)
+                            }
                         };
                         found.extend(value.map(|value| (key, value)));
                     }
@@ -286,7 +290,7 @@ impl IndexKeeper {
     /// As [`Self::get`].
     pub fn get_key(&self, runs: &RunSet, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, RunError> {
         if self.trusted().is_none() {
-            let items = runs.get_key(prefix)?.into_iter();
+            let items = runs.get_key(prefix, Patience::Waits)?.into_iter();
             let pair = |item: RunItem| Some((item.key.clone(), value_of(item)?));
             return Ok(items.filter_map(pair).collect());
         }

@@ -121,6 +121,16 @@ pub struct RottenRange {
     pub highest: Ballot,
 }
 
+/// Whether a look-up may wait for the device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Patience {
+    /// It may: on I/O threads, and before a drive serves.
+    Waits,
+    /// Only what is in memory answers; the rest is [`RunError::NotInMemory`]. For the thread that
+    /// drives share (INV-ACTOR-1).
+    InMemory,
+}
+
 /// Why a run does not answer.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum RunError {
@@ -130,6 +140,10 @@ pub enum RunError {
     /// Bytes are not what was written: nothing is known of the keys of this range.
     #[error("read run {run}: rotten between its fences", run = .0.run.0)]
     Rotten(RottenRange),
+    /// Nothing is wrong, but the answer has to be read from the device, and the look-up was not to
+    /// wait for it.
+    #[error("read run: it is not in memory")]
+    NotInMemory,
     /// Items came out of order, or are beyond a limit: a defect of the caller.
     #[error("write run: {what}")]
     Unwritable {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use holdfast_types::DriveId;
 
 use super::{
-    BlockCache, RottenRange, RunError, RunItem, RunMeta,
+    BlockCache, Patience, RottenRange, RunError, RunItem, RunMeta,
     filter::{Filter, filtered_part},
     format::{BlockItems, FOOTER_BYTES, Fences, Footer, Place, RunSeal},
 };
@@ -92,7 +92,7 @@ impl Run {
     ///
     /// # Errors
     /// [`RunError`].
-    pub fn get(&self, key: &[u8]) -> Result<Option<RunItem>, RunError> {
+    pub fn get(&self, key: &[u8], patience: Patience) -> Result<Option<RunItem>, RunError> {
         if key < &self.meta.first[..] || key > &self.meta.last[..] {
             return Ok(None);
         }
@@ -102,7 +102,7 @@ impl Run {
         }
         let number = body.fences.blocks.partition_point(|fence| fence.first <= key);
         let Some(number) = number.checked_sub(1) else { return Ok(None) };
-        let mut items = BlockItems::new(self.block(number, true)?);
+        let mut items = BlockItems::new(self.block(number, true, patience)?);
         loop {
             let step = items.step().map_err(|_| RunError::Rotten(self.range_of(number)))?;
             let Some((lsn, content)) = step else { return Ok(None) };
@@ -122,19 +122,24 @@ impl Run {
     }
 
     /// Block `number`, verified, without its checksum.
-    fn block(&self, number: usize, keep: bool) -> Result<Bytes, RunError> {
+    fn block(&self, number: usize, keep: bool, patience: Patience) -> Result<Bytes, RunError> {
         if let Some(block) = self.cache.get(self.meta.id, number as u64) {
             return Ok(block);
         }
         let body = self.body()?;
         let fence = &body.fences.blocks[number];
         let mut bytes = vec![0; fence.len as usize];
-        match body.file.read_at(fence.offset, &mut bytes) {
+        let read = match patience {
+            Patience::Waits => body.file.read_at(fence.offset, &mut bytes).map(|()| true),
+            Patience::InMemory => body.file.try_read_at(fence.offset, &mut bytes),
+        };
+        match read {
             Err(error) if error.kind == DiskErrorKind::Short => {
                 return Err(RunError::Rotten(self.range_of(number)));
             }
+            Ok(false) => return Err(RunError::NotInMemory),
             other => other?,
-        }
+        };
         let len = self.seal.open(Place::Block(number as u64), &bytes).map(<[u8]>::len);
         let len = len.ok_or_else(|| RunError::Rotten(self.range_of(number)))?;
         bytes.truncate(len);
@@ -232,19 +237,26 @@ pub struct RunCursor {
     start: Bytes,
     end: Option<Bytes>,
     keep: bool,
+    patience: Patience,
 }
 
 impl RunCursor {
     /// Items from `start` (inclusive) to `end` (exclusive). `keep` puts blocks into the cache: for
     /// scans, not for merges.
     #[must_use]
-    pub fn new(run: Arc<Run>, start: &[u8], end: Option<&[u8]>, keep: bool) -> Self {
+    pub fn new(
+        run: Arc<Run>,
+        start: &[u8],
+        end: Option<&[u8]>,
+        keep: bool,
+        patience: Patience,
+    ) -> Self {
         let after = run.body.as_ref().map_or(0, |body| {
             body.fences.blocks.partition_point(|fence| &fence.first[..] <= start)
         });
         let start = Bytes::copy_from_slice(start);
         let end = end.map(Bytes::copy_from_slice);
-        Self { run, block: after.saturating_sub(1), items: None, start, end, keep }
+        Self { run, block: after.saturating_sub(1), items: None, start, end, keep, patience }
     }
 
     /// The next item. After [`RunError::Rotten`] the cursor stands behind the rotten range and can go
@@ -294,7 +306,7 @@ impl RunCursor {
             return Ok(false);
         }
         debug_assert!(self.block > 0 || first == run.meta.first);
-        match run.block(self.block, self.keep) {
+        match run.block(self.block, self.keep, self.patience) {
             Ok(block) => {
                 self.items = Some(BlockItems::new(block));
                 Ok(true)

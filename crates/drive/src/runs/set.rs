@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Run, RunContent, RunCursor, RunError, RunItem, RunMeta, plan::plan_merge};
+use super::{Patience, Run, RunContent, RunCursor, RunError, RunItem, RunMeta, plan::plan_merge};
 use crate::meta_index::prefix_end;
 
 /// The runs of a drive at one moment, newest first. Immutable: a new run or a merge makes a new set,
@@ -85,9 +85,9 @@ impl RunSet {
     ///
     /// # Errors
     /// [`RunError`]; on rot in a newer run older ones are not asked, for they may be outdated.
-    pub fn get(&self, key: &[u8]) -> Result<Option<RunItem>, RunError> {
+    pub fn get(&self, key: &[u8], patience: Patience) -> Result<Option<RunItem>, RunError> {
         for run in &self.runs {
-            if let Some(item) = run.get(key)? {
+            if let Some(item) = run.get(key, patience)? {
                 return Ok(is_live(&item).then_some(item));
             }
         }
@@ -99,11 +99,15 @@ impl RunSet {
     ///
     /// # Errors
     /// As [`Self::get`].
-    pub fn get_key(&self, prefix: &[u8]) -> Result<Vec<RunItem>, RunError> {
-        let holders = self.runs.iter().filter(|run| run.may_hold(prefix)).cloned().collect();
-        let end = prefix_end(prefix);
-        let mut items = MergeIter::new(holders, prefix, end.as_deref(), Merge::Read);
+    pub fn get_key(&self, prefix: &[u8], patience: Patience) -> Result<Vec<RunItem>, RunError> {
         let mut found = Vec::new();
+        let holders: Vec<_> =
+            self.runs.iter().filter(|run| run.may_hold(prefix)).cloned().collect();
+        if holders.is_empty() {
+            return Ok(found);
+        }
+        let end = prefix_end(prefix);
+        let mut items = MergeIter::new(holders, prefix, end.as_deref(), Merge::Read, patience);
         while let Some(item) = items.next_item()? {
             found.push(item);
         }
@@ -113,13 +117,13 @@ impl RunSet {
     /// What is held from `start` (inclusive) to `end` (exclusive), in key order.
     #[must_use]
     pub fn iter(&self, start: &[u8], end: Option<&[u8]>) -> MergeIter {
-        MergeIter::new(self.runs.clone(), start, end, Merge::Read)
+        MergeIter::new(self.runs.clone(), start, end, Merge::Read, Patience::Waits)
     }
 
     /// All that is held, for building an index anew: blocks do not enter the cache.
     #[must_use]
     pub fn iter_all(&self) -> MergeIter {
-        MergeIter::new(self.runs.clone(), &[], None, Merge::DropRemovals)
+        MergeIter::new(self.runs.clone(), &[], None, Merge::DropRemovals, Patience::Waits)
     }
 }
 
@@ -149,9 +153,15 @@ struct Head {
 impl MergeIter {
     /// Merges `runs`, newest first, from `start` (inclusive) to `end` (exclusive).
     #[must_use]
-    pub fn new(runs: Vec<Arc<Run>>, start: &[u8], end: Option<&[u8]>, merge: Merge) -> Self {
+    pub fn new(
+        runs: Vec<Arc<Run>>,
+        start: &[u8],
+        end: Option<&[u8]>,
+        merge: Merge,
+        patience: Patience,
+    ) -> Self {
         let keep = merge == Merge::Read;
-        let cursor = |run| RunCursor::new(run, start, end, keep);
+        let cursor = |run| RunCursor::new(run, start, end, keep, patience);
         let heads = runs.into_iter().map(|run| Head { cursor: cursor(run), item: None }).collect();
         Self { heads, merge, started: false }
     }

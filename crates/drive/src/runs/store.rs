@@ -14,8 +14,8 @@ use holdfast_types::DriveId;
 use parking_lot::{Mutex, RwLock};
 
 use super::{
-    BlockCache, MergeIter, RUNS_FOLDER, Run, RunError, RunId, RunItem, RunMeta, RunSet, RunWriter,
-    set::Merge, sweep,
+    BlockCache, MergeIter, Patience, RUNS_FOLDER, Run, RunError, RunId, RunItem, RunMeta, RunSet,
+    RunWriter, set::Merge, sweep,
 };
 use crate::disk::{Disk, DiskError};
 
@@ -105,7 +105,7 @@ impl RunStore {
         let items_max = inputs.iter().map(|run| run.meta().items).sum();
         let drops = reaches_oldest && !self.keep_removals.load(Ordering::Acquire);
         let merge = if drops { Merge::DropRemovals } else { Merge::KeepRemovals };
-        let mut items = MergeIter::new(inputs.to_vec(), &[], None, merge);
+        let mut items = MergeIter::new(inputs.to_vec(), &[], None, merge, Patience::Waits);
         let mut writer = self.writer(items_max)?;
         while let Some(item) = items.next_item()? {
             writer.add(&item)?;

@@ -107,10 +107,10 @@ fn runs_answer_like_one_map() {
 fn check(set: &RunSet, model: &Model, random: &SeededRandom) {
     assert_eq!(all(set, b"", None), live(model));
     for (key, value) in model {
-        let found = set.get(key).unwrap().map(value_of);
+        let found = set.get(key, Patience::Waits).unwrap().map(value_of);
         assert_eq!(&found, value, "{}", key.escape_ascii());
     }
-    assert_eq!(set.get(b"\x02absent").unwrap(), None);
+    assert_eq!(set.get(b"\x02absent", Patience::Waits).unwrap(), None);
     let keys: Vec<&Vec<u8>> = model.keys().collect();
     for _ in 0..20 {
         let pick = || keys[(random.next_u64() % keys.len() as u64) as usize].clone();
@@ -140,7 +140,7 @@ fn a_key_is_found_with_all_its_versions() {
     }
     let gone = Model::from([(key(b"a").encode_register(VersionId(3)), None)]);
     add(&store, 7, &gone);
-    let found = store.set().get_key(&key(b"a").encode()).unwrap();
+    let found = store.set().get_key(&key(b"a").encode(), Patience::Waits).unwrap();
     let found: Vec<_> = found
         .into_iter()
         .map(|item| (RegisterKey::decode_register(&item.key).unwrap(), value_of(item)))
@@ -168,7 +168,7 @@ fn a_rotten_byte_is_never_an_answer() {
         let metas = [meta.clone()];
         let store = RunStore::open(dynamic, DRIVE, &metas, |_| false, 1 << 20).unwrap();
         for (key, value) in model.iter().skip((n % 16) as usize).step_by(16) {
-            match store.set().get(key) {
+            match store.set().get(key, Patience::Waits) {
                 Ok(found) => assert_eq!(&found.map(value_of), value),
                 Err(RunError::Rotten(range)) => {
                     assert!(range.start <= key && range.end.as_ref().is_none_or(|end| key < end));
@@ -192,7 +192,7 @@ fn rot_is_bounded_by_its_fences() {
     let model = changes(&random, 2_000);
     let run = add(&store(&disk), 3, &model);
     disk.rot(&run.meta().id.path(), 50_000, 1);
-    let mut cursor = RunCursor::new(Arc::clone(&run), b"", None, false);
+    let mut cursor = RunCursor::new(Arc::clone(&run), b"", None, false, Patience::Waits);
     let (mut seen, mut rotten) = (Vec::new(), Vec::new());
     loop {
         match cursor.next_item() {
@@ -212,9 +212,9 @@ fn rot_is_bounded_by_its_fences() {
     crate::disk::Disk::remove(&disk, &meta.id.path()).unwrap();
     let lost =
         RunStore::open(Arc::new(disk), DRIVE, std::slice::from_ref(&meta), |_| true, 0).unwrap();
-    assert!(matches!(lost.set().get(&meta.last), Err(RunError::Rotten(_))));
+    assert!(matches!(lost.set().get(&meta.last, Patience::Waits), Err(RunError::Rotten(_))));
     assert!(matches!(lost.set().iter(b"", None).next_item(), Err(RunError::Rotten(_))));
-    assert_eq!(lost.set().get(b"\xff"), Ok(None));
+    assert_eq!(lost.set().get(b"\xff", Patience::Waits), Ok(None));
     assert_eq!(all(&lost.set(), b"\xfe", None), []);
 }
 

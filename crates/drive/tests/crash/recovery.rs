@@ -90,6 +90,7 @@ impl World {
         let filled = slot.clone();
         let done = Box::new(move |result| *filled.lock().unwrap() = Some(result));
         self.drive().handle(DriveRequest::Read(read), done);
+        self.look_up();
         self.drive().flush();
         let answer = slot.lock().unwrap().take();
         match answer {
@@ -140,6 +141,7 @@ impl World {
         let filled = slot.clone();
         let done = Box::new(move |reader| *filled.lock().unwrap() = Some(reader));
         self.drive().open_shard(&read, done);
+        self.look_up();
         let reader = slot.lock().unwrap().take().expect("nothing waits after recovery");
         let reader = reader.map_err(|e| e.to_string())?;
         reader.read(0, read.block_count).map_err(|e| e.to_string())

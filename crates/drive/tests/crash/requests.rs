@@ -51,6 +51,7 @@ impl World {
         let answers = self.answers.clone();
         let done = Box::new(move |result| answers.lock().unwrap().push((number, result)));
         self.drive().handle(request, done);
+        self.look_up();
         for job in self.drive().take_read_jobs() {
             job.run();
         }

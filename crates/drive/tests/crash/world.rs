@@ -195,6 +195,7 @@ impl World {
     }
 
     pub fn step(&mut self) {
+        self.disk.set_cold(self.one_in(2));
         match self.below(100) {
             0..=29 => self.accept_new(),
             30..=37 => self.repeat_or_adopt(),
@@ -224,6 +225,25 @@ impl World {
         }
         if let Some(job) = self.batch.take() {
             self.outcome = Some(job.run());
+        }
+    }
+
+    /// What I/O threads do for a request that waits: the model has decided it, so it has to be decided
+    /// before the next one. Whatever else the threads do may come later.
+    pub fn look_up(&mut self) {
+        while self.drive().waiting() > 0 {
+            if let Some(job) = self.drive().take_load_jobs().pop() {
+                let outcome = job.run();
+                self.drive().loaded(outcome);
+                continue;
+            }
+            let job = self.drive().log_jobs().or_else(|| self.jobs.pop_front());
+            let outcome = match job {
+                Some(job) => job.run(),
+                // It ran, and nobody was told yet.
+                None => self.job_outcomes.pop_front().expect("whoever waits, waits for something"),
+            };
+            self.drive().job_done(outcome);
         }
     }
 

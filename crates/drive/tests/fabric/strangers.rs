@@ -12,7 +12,7 @@ use holdfast_drive::{
     },
     node::Node,
 };
-use holdfast_proto::v1;
+use holdfast_proto::{PROTOCOL_MAX, v1};
 use holdfast_types::{ClusterId, DriveId, ErrorClass, limits, seam::ManualClock};
 use http_body_util::Full;
 use tokio::sync::watch;
@@ -102,9 +102,9 @@ async fn a_replayed_handshake_is_refused() {
     let server = Server::start().await;
     let key = Key::of_secret(SECRET);
     let stamp = Stamp { time_micros: NOW_MICROS, session: 0, number: 0 };
-    let first = raw(&server, HANDSHAKE, stamp, &key, &handshake(1)).await;
+    let first = raw(&server, HANDSHAKE, stamp, &key, &handshake(PROTOCOL_MAX)).await;
     assert_eq!(first.code(), tonic::Code::Ok);
-    let second = raw(&server, HANDSHAKE, stamp, &key, &handshake(1)).await;
+    let second = raw(&server, HANDSHAKE, stamp, &key, &handshake(PROTOCOL_MAX)).await;
     assert_eq!(second.code(), tonic::Code::PermissionDenied);
     assert!(second.message().contains("sent before"), "{}", second.message());
 }
@@ -116,7 +116,8 @@ async fn calls_and_streams_without_a_session_are_refused() {
     let server = Server::start().await;
     let stamp = Stamp { time_micros: NOW_MICROS, session: 5, number: 1 };
     let frame = message_frame(&v1::CallRequest { deadline_micros: 1, ..Default::default() });
-    for method in ["Control/Call", "Bulk/Upload", "Bulk/ReadShard", "Startup/Commit", "Startup/No"]
+    for method in
+        ["Control/Exchange", "Bulk/Upload", "Bulk/ReadShard", "Startup/Commit", "Startup/No"]
     {
         let path = format!("/holdfast.fabric.v1.{method}");
         let refused = raw(&server, &path, stamp, &Key::of_secret(SECRET), &frame).await;

@@ -6,7 +6,7 @@ use holdfast_types::{ClusterId, DriveId, quorum::DRIVES_MAX};
 
 use super::{DriveSlot, Layout, SetLayout};
 use crate::{
-    endpoint::{is_absolute_path, is_node_url},
+    endpoint::{authority_of, is_absolute_path, is_node_url},
     error::PlacementError,
     notation::ENDPOINTS_MAX,
 };
@@ -50,9 +50,9 @@ impl Layout {
         if self.nodes.is_empty() || self.nodes.len() > ENDPOINTS_MAX {
             return invalid(format!("it names {} nodes", self.nodes.len()));
         }
-        let mut urls = HashSet::new();
-        if let Some(node) = self.nodes.iter().find(|n| !is_node_url(&n.url) || !urls.insert(&n.url))
-        {
+        let mut known = HashSet::new();
+        let mut odd = |url: &str| !is_node_url(url) || !known.insert(authority_of(url).to_owned());
+        if let Some(node) = self.nodes.iter().find(|node| odd(&node.url)) {
             return invalid(format!("node URL {:?} is malformed or repeated", node.url));
         }
         if self.pools.is_empty() || self.pools.len() > POOLS_MAX {

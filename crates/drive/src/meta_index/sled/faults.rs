@@ -19,7 +19,7 @@ use super::*;
 use crate::{
     disk_sim::SimDisk,
     meta_index::{MemoryIndex, MemoryMedium},
-    runs::{RunContent, RunError, RunItem, RunStore},
+    runs::{Patience, RunContent, RunError, RunItem, RunStore},
 };
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -306,7 +306,7 @@ fn the_runs_under_the_same_faults() {
         disk.rot(&meta.id.path(), at, 0xff);
         let set = open(std::slice::from_ref(&meta)).set();
         for (key, value) in &model {
-            match set.get(key) {
+            match set.get(key, Patience::Waits) {
                 Ok(Some(RunItem { content: RunContent::Value { bytes, .. }, .. })) => {
                     assert_eq!(bytes, value);
                 }

@@ -1,207 +1,30 @@
 //! A drive end to end on the simulated disk and on a real folder: answers, survival, cost in syncs.
 
+mod rig;
+mod waiting;
+
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use holdfast_drive::{
-    Drive, DriveFault, DriveOptions, Identity,
+    Drive, DriveFault, DriveOptions,
     api::{
-        Accept, ChoreKind, DriveError, DriveReply, DriveRequest, DriveResult, ListChores, Pin,
-        Prepare, Purge, Read, Scan, Scope, Settle, ShardRead, ShardSource, UploadTarget,
+        ChoreKind, DriveError, DriveReply, DriveRequest, DriveResult, ListChores, Pin, Prepare,
+        Read, Scan, ShardSource,
     },
     disk::Disk,
     disk_real::RealDisk,
     disk_sim::{Mishap, SimDisk},
     drive::run_jobs,
     meta_index::{MemoryMedium, keeper::IndexBackend},
-    volume::VolumeSizes,
 };
-use holdfast_erasure::{Salt, encode_body};
-use holdfast_register::{HolderMask, Refusal, ShardStatus};
+use holdfast_register::{Refusal, ShardStatus};
 use holdfast_types::{
-    Ballot, BucketEpoch, BucketId, BucketPhase, BucketStamp, ClusterId, DriveId, Entry, EntryKind,
-    Geometry, HybridTime, Keyspace, OperationId, RegisterKey, SetEpoch, SetIndex, ShardIndex,
-    VersionId, WriterId,
+    ClusterId, Entry, EntryKind, Geometry, HybridTime, Keyspace, OperationId, VersionId,
     seam::{ManualClock, SeededRandom},
 };
 
-const START_MICROS: u64 = 1_700_000_000_000_000;
-const DRIVE: DriveId = DriveId(0xd1);
-const BUCKET: BucketStamp =
-    BucketStamp { id: BucketId(0xb), epoch: BucketEpoch(1), phase: BucketPhase::Live };
-
-fn identity() -> Identity {
-    Identity { drive: DRIVE, cluster: ClusterId(0xc), set: Some(SetIndex(0)), formatted_at: 1 }
-}
-
-fn options() -> DriveOptions {
-    DriveOptions {
-        segment_bytes: 1 << 20,
-        volumes: VolumeSizes { first: 1 << 20, max: 4 << 20, reserve: 0 },
-        ..DriveOptions::default()
-    }
-}
-
-fn scope() -> Scope {
-    Scope { bucket: BUCKET, set: SetIndex(0), set_epoch: SetEpoch(0) }
-}
-
-fn ballot(n: u64) -> Ballot {
-    Ballot { generation: 1, time: HybridTime::from_micros(START_MICROS + n), writer: WriterId(1) }
-}
-
-/// A drive under test and the disk below it.
-struct Rig {
-    disk: Arc<dyn Disk>,
-    clock: ManualClock,
-    options: DriveOptions,
-    drive: Drive,
-}
-
-impl Rig {
-    fn new(disk: Arc<dyn Disk>) -> Self {
-        Self::with(disk, options())
-    }
-
-    fn with(disk: Arc<dyn Disk>, options: DriveOptions) -> Self {
-        Drive::format(&disk, &identity(), &options).unwrap();
-        let clock = ManualClock::at(START_MICROS);
-        let drive = Drive::open(disk.clone(), options.clone(), Arc::new(clock.clone())).unwrap();
-        Self { disk, clock, options, drive }
-    }
-
-    fn sim() -> (SimDisk, Self) {
-        let disk = SimDisk::new(1 << 30);
-        (disk.clone(), Self::new(Arc::new(disk)))
-    }
-
-    /// Hands a request in and runs what it takes until the answer comes.
-    fn call(&mut self, request: DriveRequest) -> DriveResult {
-        let slot = Arc::new(Mutex::new(None));
-        let filled = slot.clone();
-        self.drive.handle(request, Box::new(move |r| *filled.lock().unwrap() = Some(r)));
-        for job in self.drive.take_read_jobs() {
-            job.run();
-        }
-        while let Some(job) = self.drive.take_batch() {
-            let outcome = job.run();
-            self.drive.batch_done(outcome);
-        }
-        let answer = slot.lock().unwrap().take();
-        answer.expect("every request is answered once its batch is durable")
-    }
-
-    fn reopen(&mut self) {
-        let clock = Arc::new(self.clock.clone());
-        self.drive = Drive::open(self.disk.clone(), self.options.clone(), clock).unwrap();
-    }
-
-    fn syncs(&self) -> u64 {
-        self.drive.facts().syncs
-    }
-
-    fn put(&mut self, name: &str, n: u64, body: &[u8]) -> DriveResult {
-        self.call(DriveRequest::Accept(inline_put(name, n, body)))
-    }
-
-    fn settle(&mut self, name: &str, n: u64) -> DriveResult {
-        self.call(DriveRequest::Settle(Settle {
-            scope: scope(),
-            key: key(name),
-            version: VersionId::NULL,
-            operation: OperationId(n.into()),
-            holders: HolderMask::full(1),
-            set_size: 1,
-        }))
-    }
-
-    fn read(&mut self, name: &str) -> (holdfast_register::KeyView, Vec<Bytes>) {
-        let read = Read { scope: scope(), key: key(name), version: None, inline: true };
-        match self.call(DriveRequest::Read(read)).unwrap() {
-            DriveReply::View { view, inline } => {
-                (view, inline.into_iter().map(|shard| shard.bytes).collect())
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn upload(&self, name: &str, n: u64, shard: &[u8], geometry: Geometry) -> ShardSource {
-        let target = UploadTarget {
-            drive: DRIVE,
-            scope: scope(),
-            key: key(name),
-            operation: OperationId(n.into()),
-            shard: ShardIndex(0),
-            geometry,
-        };
-        let mut upload = self.drive.upload_port().begin(&target).unwrap();
-        for piece in shard.chunks(100_000) {
-            upload.write(piece).unwrap();
-        }
-        ShardSource::Upload(upload.finish().unwrap())
-    }
-
-    fn read_shard(&mut self, n: u64, geometry: Geometry) -> Result<Bytes, DriveError> {
-        let read = ShardRead {
-            drive: DRIVE,
-            scope: scope(),
-            operation: OperationId(n.into()),
-            shard: ShardIndex(0),
-            geometry,
-            first_block: 0,
-            block_count: geometry.stripe_count(),
-        };
-        let slot = Arc::new(Mutex::new(None));
-        let filled = slot.clone();
-        self.drive.open_shard(&read, Box::new(move |r| *filled.lock().unwrap() = Some(r)));
-        let reader = slot.lock().unwrap().take().expect("what it rests on is durable")?;
-        reader.read(read.first_block, read.block_count)
-    }
-}
-
-fn key(name: &str) -> RegisterKey {
-    RegisterKey::object(BUCKET.id, name.as_bytes().to_vec())
-}
-
-fn entry(n: u64, geometry: Geometry) -> Entry {
-    Entry {
-        ballot: ballot(n),
-        order: ballot(n),
-        operation: OperationId(n.into()),
-        kind: EntryKind::Put,
-        geometry,
-        metadata: Bytes::from_static(b"meta"),
-        parts: Vec::new(),
-    }
-}
-
-fn shard_of(n: u64, body: &[u8]) -> (Geometry, Bytes) {
-    let geometry = Geometry::new(1, 1, body.len() as u64);
-    let salt = Salt { operation: OperationId(n.into()), drive: DRIVE, shard: ShardIndex(0) };
-    (geometry, encode_body(&geometry, body, &[salt]).remove(0))
-}
-
-fn accept(name: &str, entry: Entry, source: ShardSource) -> Accept {
-    Accept {
-        scope: scope(),
-        key: key(name),
-        version: VersionId::NULL,
-        entry,
-        shard: ShardIndex(0),
-        source,
-        guard: None,
-    }
-}
-
-fn purge(name: &str, n: u64) -> DriveRequest {
-    let (scope, version) = (scope(), VersionId::NULL);
-    DriveRequest::Purge(Purge { scope, key: key(name), version, ballot: ballot(n) })
-}
-
-fn inline_put(name: &str, n: u64, body: &[u8]) -> Accept {
-    let (geometry, shard) = shard_of(n, body);
-    accept(name, entry(n, geometry), ShardSource::Inline(shard))
-}
+use rig::*;
 
 /// Goal: what was answered is there after a restart, on a simulated disk that loses what was not
 /// synced and on a real folder. Method: small and large bodies, settled and not, then reopen.
