@@ -370,9 +370,17 @@ where
             self.note();
             return;
         }
-        // Nothing is sent any more: stragglers must not keep the body in memory.
-        self.staged = None;
+        // Nothing is sent any more: stragglers must not keep the body in memory. What they hold is on its
+        // way to the drives that have not answered, and bounded: beyond that they are cut off.
+        let shard = self.staged.take().map_or(0, |staged| staged.inline_shard_bytes());
+        let held = shard * usize::from(self.unheard.count());
+        let Some(room) = self.set.admission.straggler(held) else {
+            self.calls.cut_off();
+            self.note();
+            return;
+        };
         task::detach(async move {
+            let _room = room;
             while let Some((round, results)) = self.calls.next().await {
                 self.take(round, results);
                 while let Some((round, shard, reply)) = self.replies.pop_front() {

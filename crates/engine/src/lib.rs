@@ -19,10 +19,10 @@
 //! | `write`, `update`, `resolve` | blind writes, conditional writes, adoption |
 //! | `conversation` | drives the register's machines: rounds, ballots, grace, settling |
 //! | `object`, `range` | PUT, GET, HEAD, DELETE; which bytes a request wants |
-//! | `receive`, `stream`, `inline`, `restore` | bodies on their way in, out, and made whole |
+//! | `receive`, `stream`, `blocks`, `inline`, `restore` | bodies on their way in, out, and made whole |
 //! | `staged` | a draft shaped and encoded for its drives |
 //! | `admission` | bounds on what goes on at once |
-//! | `actor`, `health` | what a set owns: settle batches, the view of its drives |
+//! | `actor`, `health`, `latency` | what a set owns: settle batches, the view of its drives, how long they take |
 //! | [`admin`] | what operators see |
 //! | [`workers`], `heal` | the background: rolling forward, healing, purging |
 //! | `round`, `task` | one message a node; where tasks are started |
@@ -38,6 +38,7 @@ mod actor;
 pub mod admin;
 mod admission;
 pub mod api;
+mod blocks;
 pub mod checksum;
 mod conversation;
 pub mod draft;
@@ -49,6 +50,7 @@ mod heal;
 mod health;
 mod inline;
 pub mod knobs;
+mod latency;
 pub mod meta;
 mod object;
 #[cfg(test)]
@@ -90,7 +92,7 @@ mod sweep;
 pub mod upload_record;
 mod uploads;
 
-pub use admission::Permit;
+pub use admission::{Load, Permit};
 pub use api::ObjectStore;
 pub use draft::{Data, Decision, Draft, Received, ScanResult};
 pub use engine::{Engine, EngineConfig};

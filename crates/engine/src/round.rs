@@ -12,6 +12,7 @@ use holdfast_types::{DriveId, ErrorClass};
 
 use crate::{
     cork,
+    health::Kind,
     set::{Route, SetShared, ShardRequests, ShardResults},
     task,
 };
@@ -23,6 +24,11 @@ pub(crate) struct Calls {
 }
 
 impl Calls {
+    /// Calls nobody waits for any more are cancelled: whether they were carried out is not known.
+    pub(crate) fn cut_off(&mut self) {
+        self.pending.clear();
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.pending.is_empty()
     }
@@ -113,6 +119,7 @@ impl SetShared {
                 .into_iter()
                 .map(|(_, slot, request)| (shared.slots[slot].drive, request))
                 .collect();
+            let reads = batch.iter().all(|(_, request)| matches!(request, DriveRequest::Read(_)));
             let begun = shared.clock.monotonic_micros();
             let deadline = shared.knobs.call;
             let answers = cork::call(node, lane, deadline, batch);
@@ -120,7 +127,10 @@ impl SetShared {
             let took = shared.clock.monotonic_micros().saturating_sub(begun);
             let results = tags.into_iter().map(|(tag, slot)| {
                 let result = answers.next().unwrap_or_else(|| shared.silence(slot));
-                shared.learn(slot, &result, Duration::from_micros(took));
+                if reads && result.is_ok() {
+                    shared.health.sample(slot, Kind::Look, Duration::from_micros(took));
+                }
+                shared.learn(slot, &result);
                 (tag, result)
             });
             (round, results.collect())
@@ -154,8 +164,8 @@ impl SetShared {
     }
 
     /// Takes an answer into account for the set's view of its drives.
-    pub(crate) fn learn(&self, slot: usize, result: &DriveResult, took: Duration) {
-        if self.health.observe(slot, result, took) {
+    pub(crate) fn learn(&self, slot: usize, result: &DriveResult) {
+        if self.health.observe(slot, result) {
             tracing::warn!(set = %self.index, drive = %self.place(slot), "drive is down");
             self.mail.wake();
         }
