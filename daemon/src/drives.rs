@@ -55,7 +55,8 @@ fn device(path: String) -> DiskFactory {
 }
 
 /// Which drive has to be in a folder: the layout's. A drive of this node that was mounted at another
-/// one's path is itself wherever it is.
+/// one's path is itself wherever it is; one of another node has to be taken over first
+/// ([`crate::keeper`]).
 fn expected(layout: &Layout, me: NodeIndex, surveyed: &Surveyed) -> Option<DriveId> {
     let mine = || layout.sets().flat_map(|set| &set.drives).filter(|slot| slot.node == me);
     if let Found::Formatted { drive, .. } = &surveyed.found

@@ -13,15 +13,16 @@ use std::{
 use bytes::Bytes;
 use holdfast_drive::{
     Drive, DriveOptions, Identity,
+    api::Standing,
     disk::{Disk, read_file, replace_file},
     disk_real::RealDisk,
 };
 use holdfast_placement::layout::DOCUMENT_BYTES_MAX;
-use holdfast_types::{NodeIndex, seam::Clock};
+use holdfast_types::{DriveId, NodeIndex, SetIndex, seam::Clock};
 
 use crate::{
     failure::Failure,
-    forming::{Document, Found, Surveyed, may_format},
+    forming::{Document, Found, REMAINS, Surveyed, may_format},
 };
 
 /// The layout in force.
@@ -29,13 +30,25 @@ const LAYOUT: &str = "layout";
 /// The layout proposed, kept until the drive is formatted by it.
 const PROPOSED: &str = "layout.proposed";
 
-/// Names that a blank folder may have: what file systems and interrupted first steps leave.
-const HARMLESS: [&str; 2] = ["lost+found", "layout.proposed.tmp"];
+/// Where the files of a drive are moved that lost its memory: nobody reads them but people.
+const ASIDE: &str = "aside";
+
+/// Names that a blank folder may have: what file systems and interrupted first steps leave, and what was
+/// set aside.
+const HARMLESS: [&str; 3] = ["lost+found", "layout.proposed.tmp", ASIDE];
+
+/// Names that a drive's files have (docs/format/identity.md).
+const OURS: [&str; 9] =
+    ["identity", LAYOUT, PROPOSED, "log", "volumes", "runs", "manifest", "index", "index.aside"];
+
+/// Times files can be set aside on one drive before somebody has to look.
+const ASIDE_MAX: u32 = 1000;
 
 /// The folders of this node.
 pub struct Folders {
     paths: Vec<String>,
     clock: Arc<dyn Clock>,
+    allow_root_disk: bool,
     options: DriveOptions,
     /// Held while folders are changed: the first node's call and this node's own start may both
     /// complete a formatting, and a drive must not be formatted under one that is opened.
@@ -63,7 +76,8 @@ impl Folders {
             // A folder that cannot be made shows as unusable when it is surveyed.
             let _ = fs::DirBuilder::new().recursive(true).mode(0o750).create(path);
         }
-        Ok(Self { paths, clock, options: DriveOptions::default(), changing: Mutex::default() })
+        let options = DriveOptions::default();
+        Ok(Self { paths, clock, allow_root_disk, options, changing: Mutex::default() })
     }
 
     /// The folders' paths.
@@ -90,6 +104,7 @@ impl Folders {
             match surveyed.found {
                 Found::Blank | Found::Proposed(_) => {}
                 Found::Unusable(why) => return Err(format!("{}: {why}", surveyed.path)),
+                Found::Remains => return Err(format!("{}: {REMAINS}", surveyed.path)),
                 Found::Formatted { drive, .. } => {
                     return Err(format!("{} is formatted already, as {drive}", surveyed.path));
                 }
@@ -121,6 +136,102 @@ impl Folders {
             failed.extend(done.err());
         }
         if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
+    }
+
+    /// Makes a blank folder the drive `fresh` of a set that has a past: it joins. The layout first, the
+    /// identity last: a crash in between leaves remains, which are set aside.
+    ///
+    /// # Errors
+    /// When the folder is not blank, or on the root file system though that is not allowed.
+    pub fn format_joining(
+        &self,
+        path: &str,
+        fresh: DriveId,
+        set: SetIndex,
+        document: &Document,
+    ) -> Result<(), String> {
+        let _alone = self.alone();
+        self.check_place(path)?;
+        if survey_folder(path) != Found::Blank {
+            return Err(format!("format drive {path}: it is not blank"));
+        }
+        let disk = RealDisk::new(path).map_err(|error| error.to_string())?;
+        replace_file(&disk, LAYOUT, &document.bytes).map_err(|error| error.to_string())?;
+        let identity = Identity {
+            drive: fresh,
+            cluster: document.layout.cluster,
+            set: Some(set),
+            formatted_at: self.clock.wall_micros(),
+        };
+        let disk: Arc<dyn Disk> = Arc::new(disk);
+        Drive::format_as(&disk, &identity, &self.options, Standing::Joining)
+            .map_err(|error| error.to_string())
+    }
+
+    /// Whether a new drive may be made at a path: not where a mount is missing.
+    ///
+    /// # Errors
+    /// One line of cause and cure.
+    pub fn check_place(&self, path: &str) -> Result<(), String> {
+        if !self.allow_root_disk && is_on_root(Path::new(path)) {
+            return Err(format!(
+                "use drive {path}: it is on the root file system; mount a drive there"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Moves a drive's files aside within its folder, untouched, so that the folder is blank.
+    ///
+    /// # Errors
+    /// When there is something that is not a drive's, or the file system fails.
+    pub fn set_aside(&self, path: &str) -> Result<(), String> {
+        let _alone = self.alone();
+        let failed =
+            |error: std::io::Error| format!("set the files of drive {path} aside: {error}");
+        let root = Path::new(path);
+        let aside = root.join(ASIDE);
+        let free = (1..=ASIDE_MAX).map(|n| aside.join(n.to_string())).find(|to| !to.exists());
+        let to = free.ok_or_else(|| format!("{path}/{ASIDE} is full; empty it"))?;
+        let mut names = Vec::new();
+        for entry in fs::read_dir(root).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            let text = name.to_string_lossy().into_owned();
+            if is_ours(&text) {
+                names.push(name);
+            } else if !HARMLESS.contains(&text.as_str()) {
+                return Err(format!(
+                    "set the files of drive {path} aside: {text} is not a drive's"
+                ));
+            }
+        }
+        fs::DirBuilder::new().recursive(true).mode(0o750).create(&to).map_err(failed)?;
+        // The identity goes first: a crash in between leaves remains, never half a drive.
+        names.sort_by_key(|name| name != "identity");
+        for name in names {
+            fs::rename(root.join(&name), to.join(&name)).map_err(failed)?;
+        }
+        let disk = RealDisk::new(path).map_err(|error| error.to_string())?;
+        disk.sync_dir("").map_err(|error| error.to_string())
+    }
+
+    /// Gives every drive of the cluster the layout that is in force now, if it has another.
+    pub fn rewrite_layout(&self, document: &Document) {
+        let _alone = self.alone();
+        for surveyed in self.survey() {
+            let Found::Formatted { cluster, document: known, .. } = &surveyed.found else {
+                continue;
+            };
+            let same = known.as_ref().is_some_and(|known| known.layout == document.layout);
+            if *cluster != document.layout.cluster || same {
+                continue;
+            }
+            let written = RealDisk::new(&surveyed.path)
+                .and_then(|disk| replace_file(&disk, LAYOUT, &document.bytes));
+            if let Err(error) = written {
+                tracing::warn!(path = surveyed.path, %error, "write the layout");
+            }
+        }
     }
 
     /// The lock guards no value that a panic could leave half changed.
@@ -184,6 +295,7 @@ fn survey_folder(path: &str) -> Found {
                 Err(error) => unusable(&error),
                 Ok(names) => match names.iter().find(|name| !HARMLESS.contains(&name.as_str())) {
                     None => Found::Blank,
+                    Some(_) if names.iter().all(|name| is_remains(name)) => Found::Remains,
                     Some(name) => Found::Unusable(format!(
                         "it is no drive of Holdfast and not empty ({name} is there)"
                     )),
@@ -191,6 +303,15 @@ fn survey_folder(path: &str) -> Found {
             },
         },
     }
+}
+
+/// Whether a name is one that a drive's files have.
+fn is_ours(name: &str) -> bool {
+    OURS.contains(&name.strip_suffix(".tmp").unwrap_or(name))
+}
+
+fn is_remains(name: &str) -> bool {
+    is_ours(name) || HARMLESS.contains(&name)
 }
 
 /// The first of the named documents that is there.

@@ -7,7 +7,8 @@
 //! INV-FORM-ONCE: step 2 begins only when *every* drive of the cluster keeps the same proposal. So a
 //! crash in step 1 leaves no formatted drive, and the first node proposes again (the same layout, when it
 //! finds it); a crash in step 2 leaves drives that each know the layout, and every node completes its
-//! own. A blank drive beside a formatted one was wiped or replaced: it is never formatted.
+//! own. A blank drive beside a formatted one was wiped or replaced: it is never formatted by the
+//! layout, but taken into its set as a new drive ([`crate::keeper`]).
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -36,12 +37,24 @@ impl Document {
         Ok(Self { bytes, layout })
     }
 
+    /// What both know: of each set the newer membership.
+    #[must_use]
+    pub fn merged(self, other: &Self) -> Self {
+        if self.layout == other.layout {
+            return self;
+        }
+        Self::of(Layout::clone(&self.layout).merged(&other.layout))
+    }
+
     /// The document of a layout.
     #[must_use]
     pub fn of(layout: Layout) -> Self {
         Self { bytes: layout.to_bytes().into(), layout: Arc::new(layout) }
     }
 }
+
+/// What [`Found::Remains`] says to people.
+pub const REMAINS: &str = "it has files of a drive, but no identity";
 
 /// What is on a drive's folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +72,8 @@ pub enum Found {
         /// The layout it carries.
         document: Option<Document>,
     },
+    /// Files of a drive without its identity: it was wiped in part, or never finished.
+    Remains,
     /// It cannot be used: cause and cure.
     Unusable(String),
 }
@@ -132,7 +147,8 @@ pub fn next_step(me: usize, nodes: &[NodeSurvey], fresh: &Layout) -> Step {
     Step::Form(earlier.cloned().unwrap_or_else(|| Document::of(fresh.clone())))
 }
 
-/// The layout that formatted drives carry: of the cluster that most of them belong to, the newest.
+/// The layout that formatted drives carry: of the cluster that most of them belong to, the newest, and
+/// of each set the newest membership.
 fn in_force(nodes: &[NodeSurvey]) -> Result<Option<Document>, Failure> {
     let mut clusters: BTreeMap<ClusterId, (usize, Option<Document>)> = BTreeMap::new();
     for surveyed in drives(nodes) {
@@ -140,10 +156,10 @@ fn in_force(nodes: &[NodeSurvey]) -> Result<Option<Document>, Failure> {
         let (count, newest) = clusters.entry(*cluster).or_default();
         *count += 1;
         if let Some(document) = document.as_ref().filter(|d| d.layout.cluster == *cluster) {
-            let newer = |old: &Document| old.layout.generation < document.layout.generation;
-            if newest.as_ref().is_none_or(newer) {
-                *newest = Some(document.clone());
-            }
+            *newest = Some(match newest.take() {
+                Some(known) => known.merged(document),
+                None => document.clone(),
+            });
         }
     }
     let most = clusters.values().map(|(count, _)| *count).max().unwrap_or(0);
@@ -177,6 +193,7 @@ fn first_unusable(nodes: &[NodeSurvey]) -> Option<String> {
     nodes.iter().find_map(|node| {
         node.drives.as_ref().ok()?.iter().find_map(|surveyed| match &surveyed.found {
             Found::Unusable(why) => Some(format!("{}{}: {why}", node.url, surveyed.path)),
+            Found::Remains => Some(format!("{}{}: {REMAINS}", node.url, surveyed.path)),
             _ => None,
         })
     })

@@ -18,6 +18,7 @@
 //! | [`startup`] | from volumes to a layout, with the peers |
 //! | [`members`] | the other nodes, and whether enough of them are there |
 //! | [`drives`] | from a layout to open drives |
+//! | [`keeper`] | drives that come and go while the node runs |
 //! | [`run`] | everything in order, to the end |
 //! | [`keys`] | secrets that a single node makes for itself |
 //! | [`listener`] | one listener for S3 and the fabric |
@@ -31,6 +32,7 @@ pub mod drives;
 pub mod failure;
 pub mod folders;
 pub mod forming;
+pub mod keeper;
 pub mod keys;
 pub mod listener;
 pub mod members;

@@ -33,6 +33,7 @@ use crate::{
     failure::Failure,
     folders::Folders,
     forming::Document,
+    keeper::Keeper,
     keys,
     listener::{self, Front},
     members::{Links, Members, Peers},
@@ -78,7 +79,8 @@ struct Running {
     listener: JoinHandle<()>,
     stop_listener: watch::Sender<bool>,
     drives: Option<NodeHandle>,
-    members: Members,
+    members: Arc<Members>,
+    keeper: Option<JoinHandle<()>>,
 }
 
 /// Runs until `stop`.
@@ -189,8 +191,22 @@ impl Process {
         let local: Arc<dyn Node> = drives.node();
         host.serve(local.clone());
         let members = Members::new(document.layout.clone(), Some((my_index, local)), &mut peers);
-        self.open_s3(&front, &document, &members, Some(my_index));
-        Ok(Running { front, listener, stop_listener, drives: Some(drives), members })
+        let members = Arc::new(members);
+        let engine = self.open_s3(&front, &document, &members, Some(my_index));
+        let keeper = Keeper {
+            folders: startup.folders.clone(),
+            drives: drives.clone(),
+            engine,
+            me: my_index,
+            random: self.random.clone(),
+            is_ready: Box::new({
+                let members = members.clone();
+                move || members.missing().is_none()
+            }),
+        };
+        let keeper = Some(tokio::spawn(keeper.run()));
+        let drives = Some(drives);
+        Ok(Running { front, listener, stop_listener, drives, members, keeper })
     }
 
     async fn start_gateway(&self, urls: &[String]) -> Result<Running, Failure> {
@@ -204,9 +220,9 @@ impl Process {
         let nodes: Vec<_> = urls.iter().map(|url| peers.reach(url)).collect();
         let document = fetch_layout(&nodes, self.clock.as_ref()).await?;
         here.send_replace(here_in(&name, &document));
-        let members = Members::new(document.layout.clone(), None, &mut peers);
+        let members = Arc::new(Members::new(document.layout.clone(), None, &mut peers));
         self.open_s3(&front, &document, &members, None);
-        Ok(Running { front, listener, stop_listener, drives: None, members })
+        Ok(Running { front, listener, stop_listener, drives: None, members, keeper: None })
     }
 
     /// The place of this node among `urls`; 0 when there are none to choose from.
@@ -301,7 +317,7 @@ impl Process {
         document: &Document,
         members: &Members,
         local: Option<NodeIndex>,
-    ) {
+    ) -> Arc<Engine> {
         let engine = Engine::new(EngineConfig {
             layout: document.layout.clone(),
             nodes: members.nodes(),
@@ -314,7 +330,8 @@ impl Process {
         let mut config = GatewayConfig::new(root, self.clock.clone(), self.random.clone());
         config.tls = self.certs.is_some();
         config.admin = Some(engine.clone());
-        front.install(service(engine, config));
+        front.install(service(engine.clone(), config));
+        engine
     }
 
     /// Waits until the cluster takes writes, then says so: to the log, to systemd, to health checks.
@@ -346,6 +363,9 @@ impl Process {
         running.stop_listener.send_replace(true);
         if let Err(error) = running.listener.await {
             tracing::warn!("end listener: {error}");
+        }
+        if let Some(keeper) = running.keeper {
+            keeper.abort();
         }
         if let Some(drives) = running.drives
             && !drives.shutdown(CLOSE_PATIENCE).await

@@ -17,7 +17,7 @@ use holdfast_types::{ClusterId, DriveId, ErrorClass, NodeIndex, seam::Clock};
 use crate::{
     failure::Failure,
     folders::Folders,
-    forming::{Document, Found, NodeSurvey, Step, Surveyed, next_step},
+    forming::{Document, Found, NodeSurvey, REMAINS, Step, Surveyed, next_step},
 };
 
 /// How often the nodes are looked at again while something is missing.
@@ -125,6 +125,10 @@ fn to_wire(drives: &[Surveyed]) -> Vec<v1::SurveyedDrive> {
                     }
                     None => "formatted without layout",
                 }
+            }
+            Found::Remains => {
+                REMAINS.clone_into(&mut message.reason);
+                "unusable"
             }
             Found::Unusable(why) => {
                 message.reason.clone_from(why);
@@ -294,8 +298,8 @@ pub async fn fetch_layout(
             }
             _ => None,
         });
-        if let Some(newest) = documents.max_by_key(|document| document.layout.generation) {
-            return Ok(newest.clone());
+        if let Some(newest) = documents.cloned().reduce(|known, other| known.merged(&other)) {
+            return Ok(newest);
         }
         let away = nodes
             .iter()

@@ -10,6 +10,11 @@ use holdfast_types::{
     OperationId, RegisterKey, SetEpoch, SetIndex, ShardIndex, VersionId,
 };
 
+pub use crate::member::{
+    Begin, IndexEntry, IndexLine, IndexPage, Issue, Issued, ListIndex, MemberReply, MemberRequest,
+    Restock, Standing,
+};
+
 /// What every request carries, reads too: the caller's view of bucket and set. A drive with a newer
 /// one refuses and names it; a drive with an older bucket stamp installs the request's first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -284,6 +289,8 @@ pub enum DriveRequest {
     Pin(Pin),
     /// -> [`DriveReply::Facts`]
     Facts,
+    /// How drives come and go; see [`crate::member`].
+    Member(MemberRequest),
 }
 
 /// What an operator sees of a drive.
@@ -331,6 +338,8 @@ pub enum DriveReply {
     Chores(Vec<Chore>),
     /// Facts.
     Facts(DriveFacts),
+    /// How drives come and go.
+    Member(MemberReply),
     /// Done.
     Done,
 }

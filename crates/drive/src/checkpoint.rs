@@ -21,9 +21,10 @@
 //! A removed key is kept in a run as "removed" until it merges with the oldest run. Keys have at
 //! most some 2.2 KiB, values at most [`VALUE_BYTES_MAX`].
 
+use bytes::Bytes;
 use holdfast_types::{Ballot, BucketStamp, DriveId, SetEpoch};
 
-use crate::runs::RunMeta;
+use crate::{member::Standing, runs::RunMeta};
 
 /// Bytes of the longest value: metadata and part list of an entry at their limits, times the entries
 /// that one register may keep, is refused earlier by the log's record limit.
@@ -49,6 +50,8 @@ pub struct DurableFacts {
     pub open_count: u64,
     /// The set epoch it has adopted.
     pub set_epoch: SetEpoch,
+    /// Where it stands in its set.
+    pub standing: Standing,
     /// Floor of a rebuilt drive: everything is promised at least here.
     pub floor: Ballot,
     /// No promise given lies above this; after a restart everything is promised here.
@@ -98,6 +101,8 @@ pub struct Checkpoint {
     pub log: LogPosition,
     /// Facts.
     pub facts: DurableFacts,
+    /// The membership document last adopted; empty when none was.
+    pub membership: Bytes,
     /// The bucket table.
     pub buckets: Vec<BucketStamp>,
     /// The volumes.

@@ -12,8 +12,8 @@ pub enum DriveFault {
     Disk(#[from] DiskError),
     /// There is no identity: the drive was never formatted, or was wiped.
     #[error(
-        "open drive {path}: it is blank; if it replaces a lost drive, wait for `adminctl` to take it in, \
-         else check that the right file system is mounted"
+        "open drive {path}: it is blank; if it replaces a lost drive, its set takes it in by itself, else \
+         check that the right file system is mounted"
     )]
     Blank {
         /// Its folder.

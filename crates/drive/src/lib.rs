@@ -16,8 +16,10 @@
 //! | [`actor`] | the actors that own drives, one group an Arbiter |
 //! | [`io_pool`] | the threads that wait for one drive's device |
 //! | [`conformance`] | what every [`node::Node`] must do, as a suite over all carriers |
+//! | [`member`] | how drives come and go: set epochs, floors, indexes to compare |
 //! | [`node`] | [`node::Node`], the trait through which drives are reached, one message a node |
 //! | [`drive`] | [`Drive`], the state machine of one drive, without threads |
+//! | [`suspect`] | which drives are slow against their siblings |
 //! | [`table`] | the durable state, and how records change it |
 //! | [`overlay`] | the log's net tail above what runs and index hold |
 //! | [`loaded`] | what I/O threads brought up from below the overlay |
@@ -49,11 +51,13 @@ pub mod loaded;
 pub mod local;
 pub mod log;
 pub mod manifest;
+pub mod member;
 pub mod meta_index;
 pub mod node;
 pub mod overlay;
 pub mod runs;
 pub mod supervisor;
+pub mod suspect;
 pub mod table;
 pub mod value;
 pub mod volume;

@@ -8,7 +8,9 @@ use std::{
 
 use bytes::Bytes;
 use holdfast_register::{Held, KeyState, ShardStatus};
-use holdfast_types::{BucketId, BucketStamp, OperationId, RegisterKey, VersionId};
+use holdfast_types::{
+    Ballot, BucketId, BucketStamp, OperationId, RegisterKey, ShardIndex, VersionId,
+};
 
 use crate::{
     checkpoint::{Checkpoint, DurableFacts, SegmentUse},
@@ -53,6 +55,10 @@ pub struct Table {
     pub layers: Layers,
     /// Facts of the drive.
     pub facts: DurableFacts,
+    /// The membership document last adopted.
+    pub membership: Bytes,
+    /// The highest ballot accepted for any key.
+    pub highest: Ballot,
     /// The bucket table.
     pub buckets: HashMap<BucketId, KnownBucket>,
     /// Blocks of volumes that live places name.
@@ -72,6 +78,8 @@ impl Table {
         Self {
             layers: Layers::new(base),
             facts: DurableFacts::default(),
+            membership: Bytes::new(),
+            highest: Ballot::ZERO,
             buckets: HashMap::new(),
             recorded: RecordedBlocks::default(),
             segments: BTreeMap::new(),
@@ -87,6 +95,8 @@ impl Table {
         let segments = checkpoint.segments.iter();
         Self {
             facts: checkpoint.facts,
+            membership: checkpoint.membership.clone(),
+            highest: checkpoint.runs.iter().map(|run| run.highest).max().unwrap_or_default(),
             buckets: buckets.map(|s| (s.id, KnownBucket { stamp: *s, gate: 0 })).collect(),
             recorded: RecordedBlocks::from_maps(&checkpoint.volumes),
             segments: segments.map(|used| (used.segment, *used)).collect(),
@@ -163,7 +173,11 @@ impl Table {
                 self.register(register)?;
                 vec![*operation]
             }
-            Record::Bucket(_) | Record::Ceiling(_) | Record::Open { .. } => Vec::new(),
+            Record::Bucket(_)
+            | Record::Ceiling(_)
+            | Record::Open { .. }
+            | Record::Member { .. }
+            | Record::Stand { .. } => Vec::new(),
         };
         self.layers.ready(operations.into_iter().map(|o| PlaceRecord::key(o).into()))
     }
@@ -215,6 +229,19 @@ impl Table {
                 dropped.append(&mut self.change(register, Some(batch), lose)?);
                 Ok(dropped)
             }
+            Record::Member { epoch, membership } => {
+                self.facts.set_epoch = self.facts.set_epoch.max(*epoch);
+                if !membership.is_empty() {
+                    self.membership = membership.clone();
+                }
+                Ok(Vec::new())
+            }
+            Record::Stand { standing, floor, purge_floor } => {
+                self.facts.standing = *standing;
+                self.facts.floor = self.facts.floor.max(*floor);
+                self.facts.purge_floor = self.facts.purge_floor.max(*purge_floor);
+                Ok(Vec::new())
+            }
             // Unlike a purge it raises no floor: nobody can ask for anything of the bucket any more.
             Record::Erase { register } => {
                 self.change(register, None, |record| record.purge(record.highest()))
@@ -231,12 +258,13 @@ impl Table {
         place: Place,
     ) -> Result<Vec<Dropped>, BaseError> {
         let operation = held.entry.operation;
+        self.highest = self.highest.max(held.entry.ballot);
         let mut dropped = Vec::new();
         if !place.is_none() {
             dropped.extend(self.put_place(batch, operation, note, place)?);
         }
         for operation in held.entry.data_operations() {
-            self.refer(operation, 1)?;
+            self.refer(operation, 1, note.shard)?;
         }
         let mut gone =
             self.change(register, Some(batch), |record| record.accept(held.clone(), *note))?;
@@ -288,7 +316,7 @@ impl Table {
         let mut dropped = Vec::new();
         for held in gone {
             for operation in held.entry.data_operations() {
-                dropped.extend(self.refer(operation, -1)?);
+                dropped.extend(self.refer(operation, -1, ShardIndex(0))?);
             }
         }
         Ok(dropped)
@@ -305,10 +333,19 @@ impl Table {
         }
     }
 
-    /// Counts one more or one less entry that names an operation (INV-PLACE-1).
-    fn refer(&mut self, operation: OperationId, by: i64) -> Result<Option<Dropped>, BaseError> {
+    /// Counts one more or one less entry that names an operation (INV-PLACE-1). `shard` is the one
+    /// that the drive should hold, should its bytes come later.
+    fn refer(
+        &mut self,
+        operation: OperationId,
+        by: i64,
+        shard: ShardIndex,
+    ) -> Result<Option<Dropped>, BaseError> {
         let (mut record, gate) = self.place(operation)?;
         let was_absent = record.references == 0 && record.place.is_none();
+        if was_absent {
+            record.shard = shard;
+        }
         record.references = record.references.saturating_add_signed(by);
         let key = PlaceRecord::key(operation).into();
         if record.references > 0 {
@@ -345,7 +382,7 @@ impl Table {
             gate,
             false,
         );
-        Ok(vec![Dropped { operation, record: was }])
+        Ok((!old.is_none()).then_some(Dropped { operation, record: was }).into_iter().collect())
     }
 
     /// Adjusts what is counted of a place that comes or goes.

@@ -10,13 +10,14 @@
 //! `resolve_after` their node resolves it.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Weak},
     time::Duration,
 };
 
 use holdfast_drive::api::{DriveReply, DriveRequest, Settle};
 use holdfast_register::HolderMask;
-use holdfast_types::{BucketStamp, OperationId, VersionId, limits};
+use holdfast_types::{BucketStamp, DriveState, OperationId, VersionId, limits};
 use tokio::{
     sync::{Notify, mpsc},
     time::Instant,
@@ -82,6 +83,7 @@ pub(crate) fn start(set: &Arc<SetShared>, mailbox: Mailbox) {
         flush_at: None,
         settle_every: set.knobs.settle_every,
         probe_every: set.knobs.probe_every,
+        survey_every: set.knobs.background.then_some(set.knobs.survey_every),
     };
     task::detach(actor.run());
 }
@@ -93,11 +95,14 @@ struct SetActor {
     flush_at: Option<Instant>,
     settle_every: Duration,
     probe_every: Duration,
+    /// `None` when nothing runs in the background.
+    survey_every: Option<Duration>,
 }
 
 impl SetActor {
     async fn run(mut self) {
         let mut probe_at: Option<Instant> = None;
+        let mut survey_at = self.survey_every.map(task::after);
         loop {
             let flush_at = self.flush_at;
             tokio::select! {
@@ -108,6 +113,10 @@ impl SetActor {
                 () = sleep_until(flush_at) => self.flush(),
                 () = self.mailbox.wake.notified() => {
                     probe_at.get_or_insert_with(|| task::after(self.probe_every));
+                }
+                () = sleep_until(survey_at) => {
+                    self.survey();
+                    survey_at = self.survey_every.map(task::after);
                 }
                 () = sleep_until(probe_at) => {
                     let more = self.probe().await;
@@ -137,17 +146,43 @@ impl SetActor {
         });
     }
 
+    /// Asks the drives that are up which of them are slow against their siblings, without waiting.
+    fn survey(&self) {
+        let Some(set) = self.set.upgrade() else { return };
+        let mut nodes: BTreeMap<_, Vec<usize>> = BTreeMap::new();
+        for slot in (0..usize::from(set.n())).filter(|slot| !set.health.is_down(*slot)) {
+            nodes.entry(set.slot(slot).node).or_default().push(slot);
+        }
+        for slots in nodes.into_values() {
+            let set = Arc::clone(&set);
+            task::detach(async move {
+                let batch = slots.iter().map(|s| (set.slot(*s).drive, DriveRequest::Facts));
+                // Not counted as an answer: facts are told at once, however slow the device is.
+                let call = set.node_of(slots[0]).call(set.knobs.call, batch.collect());
+                let answers = tokio::time::timeout(set.knobs.call * 2, call).await;
+                for (slot, answer) in slots.iter().zip(answers.unwrap_or_default()) {
+                    if let Ok(DriveReply::Facts(facts)) = answer {
+                        set.health.set_slow(*slot, facts.state == DriveState::Suspect);
+                    }
+                }
+            });
+        }
+    }
+
     /// Asks the drives that are down for their facts. True while some are still down.
     async fn probe(&self) -> bool {
         let Some(set) = self.set.upgrade() else { return false };
-        let down: Vec<usize> = (0..set.slots.len()).filter(|s| set.health.is_down(*s)).collect();
+        let down: Vec<usize> =
+            (0..usize::from(set.n())).filter(|s| set.health.is_down(*s)).collect();
         for slot in down {
-            let request = vec![(set.slots[slot].drive, DriveRequest::Facts)];
+            let request = vec![(set.slot(slot).drive, DriveRequest::Facts)];
             let call = set.node_of(slot).call(self.probe_every, request);
             let answer = tokio::time::timeout(self.probe_every * 2, call).await;
             let facts = answer.ok().and_then(|mut results| results.pop());
+            // One that hangs tells its facts, too: while it is suspect it is not back.
+            let is_back = |state: DriveState| state.serves() && state != DriveState::Suspect;
             let serves =
-                matches!(&facts, Some(Ok(DriveReply::Facts(facts))) if facts.state.serves());
+                matches!(&facts, Some(Ok(DriveReply::Facts(facts))) if is_back(facts.state));
             if serves && set.health.mark_up(slot) {
                 tracing::info!(set = %set.index, drive = %set.place(slot), "drive is back");
             }
@@ -167,7 +202,7 @@ async fn sleep_until(at: Option<Instant>) {
 impl SetShared {
     /// Tells all drives that are up what was chosen, one message a node.
     pub(crate) async fn settle_now(self: &Arc<Self>, notes: Vec<Note>) {
-        let mut requests = Vec::with_capacity(notes.len() * self.slots.len());
+        let mut requests = Vec::with_capacity(notes.len() * usize::from(self.n()));
         for note in notes {
             for shard in self.up(&note.route) {
                 let settle = Settle {

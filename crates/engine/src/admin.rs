@@ -67,8 +67,9 @@ impl Engine {
     }
 
     fn node_views(&self, facts: &Facts) -> Vec<NodeView> {
+        let layout = self.current_layout();
         let view = |(index, spec): (usize, &holdfast_placement::NodeSpec)| {
-            let slots = self.layout.sets().flat_map(|set| &set.drives);
+            let slots = layout.sets().flat_map(|set| &set.drives);
             let mine: Vec<_> = slots.filter(|slot| slot.node.get() == index).collect();
             let answers = mine.iter().any(|slot| matches!(facts.get(&slot.drive), Some(Ok(_))));
             let (node, drives) = (spec.url.clone(), mine.len() as u32);
@@ -80,7 +81,7 @@ impl Engine {
     /// What every drive says of itself, one message a node.
     async fn facts(&self) -> Facts {
         let mut by_node: BTreeMap<NodeIndex, Vec<DriveId>> = BTreeMap::new();
-        for slot in self.layout.sets().flat_map(|set| &set.drives) {
+        for slot in self.current_layout().sets().flat_map(|set| &set.drives) {
             by_node.entry(slot.node).or_default().push(slot.drive);
         }
         let calls = by_node.into_iter().map(|(node, drives)| {
@@ -219,8 +220,8 @@ impl SetShared {
             shard: shard.into(),
             part: part.map(u32::from),
             node: self.node_of(slot).name().to_owned(),
-            drive: self.slots[slot].drive.to_string(),
-            path: self.slots[slot].path.clone(),
+            drive: self.slot(slot).drive.to_string(),
+            path: self.slot(slot).path.to_string(),
             place: place.to_owned(),
             state,
         }
@@ -260,7 +261,7 @@ fn drive_views(set: &SetHandle, facts: &Facts) -> Vec<DriveView> {
         DriveView {
             node: shared.nodes[slot.node.get()].name().to_owned(),
             drive: slot.drive.to_string(),
-            path: slot.path.clone(),
+            path: slot.path.to_string(),
             state: heard.map_or(DriveState::Offline, |facts| facts.state),
             set: shared.index.0.into(),
             capacity_bytes: heard.map_or(0, |facts| facts.capacity_bytes),
@@ -268,7 +269,7 @@ fn drive_views(set: &SetHandle, facts: &Facts) -> Vec<DriveView> {
             detail: heard.map_or(why, |facts| facts.reason.clone()),
         }
     };
-    shared.slots.iter().map(view).collect()
+    shared.members.now().slots.iter().map(view).collect()
 }
 
 fn set_view(set: &SetHandle, pool: u32, serving: u8) -> SetView {

@@ -9,6 +9,7 @@ use holdfast_drive::{
     node::BlockStream,
 };
 use holdfast_erasure::open_block;
+use holdfast_register::Refusal;
 use holdfast_types::{BucketStamp, ErrorClass, Geometry, OperationId, ShardIndex};
 
 use crate::set::{Route, SetShared};
@@ -32,8 +33,8 @@ pub(crate) async fn open_blocks(
     block_count: u64,
 ) -> Result<BlockStream, DriveError> {
     let slot = target.route.slots[usize::from(shard)];
-    let read = ShardRead {
-        drive: target.set.slots[slot].drive,
+    let read = || ShardRead {
+        drive: target.set.slot(slot).drive,
         scope: target.set.scope(target.scope),
         operation: target.operation,
         shard: ShardIndex(shard),
@@ -41,8 +42,15 @@ pub(crate) async fn open_blocks(
         first_block,
         block_count,
     };
-    let drive = read.drive;
-    let mut chunks = target.set.node_of(slot).read_shard(read).await?;
+    let drive = target.set.slot(slot).drive;
+    let opened = target.set.node_of(slot).read_shard(read()).await;
+    let mut chunks = match opened {
+        Err(DriveError::Refused { refusal: Refusal::SetOutdated { current }, .. }) => {
+            target.set.refresh(current).await;
+            target.set.node_of(slot).read_shard(read()).await?
+        }
+        opened => opened?,
+    };
     let geometry = target.geometry;
     // A chunk may hold several blocks, or a part of one: cut them anew.
     let mut rest = BytesMut::new();
@@ -87,7 +95,7 @@ pub(crate) async fn next_block(
     blocks: &mut BlockStream,
 ) -> Result<Bytes, DriveError> {
     let slot = target.route.slots[usize::from(shard)];
-    let drive = target.set.slots[slot].drive;
+    let drive = target.set.slot(slot).drive;
     let ended = || DriveError::failed(drive, ErrorClass::Damaged, "the shard's stream ended early");
     let sealed = blocks.next().await.ok_or_else(ended)??;
     let salt = target.set.salt(&target.route, target.operation, shard);

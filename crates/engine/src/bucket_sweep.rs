@@ -56,7 +56,8 @@ impl Engine {
     pub async fn sweep_buckets(&self, node: NodeIndex) -> Result<(), StoreError> {
         let mut known: BTreeMap<BucketId, Vec<(SetIndex, usize)>> = BTreeMap::new();
         for set in self.sets() {
-            let slots = &set.shared.slots;
+            let members = set.shared.members.now();
+            let slots = &members.slots;
             for slot in (0..slots.len()).filter(|slot| slots[*slot].node == node) {
                 for bucket in set.known_buckets(slot).await {
                     known.entry(bucket).or_default().push((set.index(), slot));
@@ -142,7 +143,7 @@ impl SetHandle {
             let read = Read { scope: set.scope(stamp), key, version: None, inline: false };
             (slot, DriveRequest::Read(read))
         };
-        let answers = set.ask_slots((0..set.slots.len()).map(request).collect()).await;
+        let answers = set.ask_slots((0..usize::from(set.n())).map(request).collect()).await;
         let known = answers.into_iter().filter_map(|(_, answer)| match answer {
             Err(DriveError::Refused {
                 refusal: Refusal::BucketOutdated { current } | Refusal::BucketNotLive { current },

@@ -17,7 +17,7 @@ use holdfast_drive::api::{
 use holdfast_register::{
     Candidate, Command, Drives, Failure, HolderMask, Machine, Refusal, Reply, Round, Source, Step,
 };
-use holdfast_types::{Ballot, BucketStamp, Entry, ErrorClass, ShardIndex, VersionId};
+use holdfast_types::{Ballot, BucketStamp, Entry, ErrorClass, SetEpoch, ShardIndex, VersionId};
 use tokio::time::Instant;
 
 use crate::{
@@ -56,6 +56,10 @@ pub(crate) struct Conversation<M: Machine> {
     /// Inline shards that came along with answers, when asked for.
     pub(crate) inline: Vec<InlineShard>,
     scope: BucketStamp,
+    /// The set epoch of all commands under the present ballot: a promise of an older epoch must not back
+    /// an Accept of a newer one (PROTOCOL.md section 5).
+    epoch: SetEpoch,
+    outdated: Option<SetEpoch>,
     route: Route,
     /// What a Read is about; all registers when `None`.
     version: Option<VersionId>,
@@ -85,6 +89,8 @@ impl<M: Machine> Conversation<M> {
             staged: None,
             inline: Vec::new(),
             scope,
+            epoch: set.members.epoch(),
+            outdated: None,
             route: route.clone(),
             version: None,
             wants_inline: false,
@@ -122,10 +128,10 @@ impl<M: Machine> Conversation<M> {
         Self { leaves_stuck: true, ..self }
     }
 
-    /// Whether the drives said why beginning again would not help: they are full, or the bucket is
-    /// another.
+    /// Whether the drives said why beginning again would not help: they are full, or bucket or set
+    /// are others.
     pub(crate) const fn is_hopeless(&self) -> bool {
-        self.full || self.changed.is_some()
+        self.full || self.changed.is_some() || self.outdated.is_some()
     }
 
     /// Carries out `step` and what follows, until the machine wants a decision or is over.
@@ -164,6 +170,10 @@ impl<M: Machine> Conversation<M> {
             let wait = self.set.random.next_u64() % most;
             tokio::time::sleep(Duration::from_micros(wait)).await;
         }
+        if let Some(current) = self.outdated {
+            self.set.refresh(current).await;
+        }
+        self.epoch = self.set.members.epoch();
         let ballot = self.set.draw_above(above.time);
         assert!(ballot > above, "a ballot drawn above another is above it");
         ballot
@@ -212,7 +222,7 @@ impl<M: Machine> Conversation<M> {
     }
 
     fn request(&self, shard: u8, command: Command, restored: &Restored) -> Option<DriveRequest> {
-        let scope = self.set.scope(self.scope);
+        let scope = self.set.scope_at(self.scope, self.epoch);
         let key = self.route.key.clone();
         Some(match command {
             Command::Accept { version, entry, source } => {
@@ -308,6 +318,9 @@ impl<M: Machine> Conversation<M> {
                 {
                     self.changed = Some(current);
                 }
+                if let Refusal::SetOutdated { current } = refusal {
+                    self.outdated = self.outdated.max(Some(current));
+                }
                 Reply::Refused(refusal)
             }
             DriveError::Failed { class, .. } => {
@@ -329,6 +342,11 @@ impl<M: Machine> Conversation<M> {
                 if self.changed.is_some() =>
             {
                 StoreError::BucketChanged { current: self.changed.expect("just seen") }
+            }
+            Failure::Unavailable { .. } | Failure::Refused(_) | Failure::Contended { .. }
+                if self.outdated.is_some_and(|current| current > self.epoch) =>
+            {
+                StoreError::SetChanged { current: self.outdated.expect("just seen") }
             }
             Failure::Unavailable { need, have } | Failure::Unknown { need, have } if self.full => {
                 let why = set.below_quorum(need, have, &self.failures);

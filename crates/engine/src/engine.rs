@@ -15,8 +15,10 @@ use crate::{
     error::StoreError,
     health::Health,
     knobs::Knobs,
+    members::{Changes, Members},
+    rebuild::Rebuilds,
     registry::Registry,
-    set::{SetHandle, SetShared, Slot},
+    set::{SetHandle, SetShared},
     workers::Workers,
 };
 
@@ -48,9 +50,11 @@ pub struct Engine {
     pub(crate) registry: Registry,
     pub(crate) workers: Workers,
     pub(crate) admission: Arc<Admission>,
+    pub(crate) changes: Changes,
+    pub(crate) rebuilds: Rebuilds,
 }
 
-/// Times a request starts again because the bucket changed under it.
+/// Times a request starts again because the bucket or the set changed under it.
 const BUCKET_CHANGES_MAX: u32 = 4;
 
 impl Engine {
@@ -64,14 +68,14 @@ impl Engine {
         let writer = WriterId::draw(random.as_ref());
         let ballots = Arc::new(BallotClock::new(writer, clock.clone()));
         let admission = Arc::new(Admission::new(&knobs));
+        let changes = Changes::default();
         let make = |set: &SetLayout| {
             let (mail, mailbox) = actor::mail();
             let shared = Arc::new(SetShared {
                 index: set.index,
-                epoch: set.epoch,
                 generation: layout.generation,
                 quorum: Quorum::of(set.drives.len() as u8),
-                slots: set.drives.iter().map(slot_of).collect(),
+                members: Members::new(set.clone(), changes.clone()),
                 nodes: nodes.clone(),
                 local,
                 layout: layout.clone(),
@@ -104,6 +108,8 @@ impl Engine {
             registry,
             workers,
             admission,
+            changes,
+            rebuilds: Rebuilds::default(),
         });
         engine.start_workers();
         engine
@@ -168,6 +174,7 @@ impl Engine {
         loop {
             let stamp = self.bucket_scope(bucket).await?;
             match work(stamp).await {
+                Err(StoreError::SetChanged { .. }) if changes < BUCKET_CHANGES_MAX => changes += 1,
                 Err(StoreError::BucketChanged { current }) if changes < BUCKET_CHANGES_MAX => {
                     changes += 1;
                     self.bucket_changed(bucket, stamp, current).await?;
@@ -176,8 +183,4 @@ impl Engine {
             }
         }
     }
-}
-
-fn slot_of(slot: &holdfast_placement::DriveSlot) -> Slot {
-    Slot { drive: slot.drive, node: slot.node, path: slot.path.clone() }
 }

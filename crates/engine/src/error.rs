@@ -49,6 +49,14 @@ pub enum StoreError {
         current: holdfast_types::BucketStamp,
     },
 
+    /// A drive has adopted a newer epoch of its set. Never leaves the engine: the request starts again
+    /// under the newer membership.
+    #[error("the set's drives changed meanwhile")]
+    SetChanged {
+        /// What the drive has adopted.
+        current: holdfast_types::SetEpoch,
+    },
+
     // ---- conditions ---------------------------------------------------------------------------
     /// S3: PreconditionFailed, naming the header.
     #[error("condition {condition} failed")]
@@ -179,7 +187,7 @@ impl StoreError {
             | Self::InvalidPartOrder
             | Self::InvalidRange { .. }
             | Self::BodyRejected { .. } => ErrorClass::Invalid,
-            Self::BucketChanged { .. } => ErrorClass::Outdated,
+            Self::BucketChanged { .. } | Self::SetChanged { .. } => ErrorClass::Outdated,
             Self::BelowQuorum { .. } => ErrorClass::Unavailable,
             Self::Overloaded { .. } => ErrorClass::Overloaded,
             Self::Unknown { .. } => ErrorClass::TimedOut,

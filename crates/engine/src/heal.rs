@@ -66,30 +66,47 @@ impl Engine {
             return Ok(Worked::Done);
         }
         let full = HolderMask::full(shared.n());
-        let mut holders = HolderMask(full.0 & !chore.missing.0);
+        let holders = HolderMask(full.0 & !chore.missing.0);
+        let brought = self.bring(set, scope, &route, &candidate, holders, &lacking).await?;
+        let Some(holders) = brought else { return Ok(Worked::Done) };
+        let (version, operation) = (chore.version, chore.operation);
+        let note = Note { route, scope, version, operation, holders };
+        shared.settle_now(vec![note]).await;
+        Ok(if holders == full { Worked::Done } else { Worked::Later })
+    }
+
+    /// Installs a settled entry on drives that lack it, with their shards. Answers who holds it then;
+    /// `None` when it had to be written anew instead, which reached whoever is up.
+    pub(crate) async fn bring(
+        &self,
+        set: &SetHandle,
+        scope: BucketStamp,
+        route: &Route,
+        candidate: &Candidate,
+        mut holders: HolderMask,
+        lacking: &[u8],
+    ) -> Result<Option<HolderMask>, StoreError> {
+        let shared = &set.shared;
         // Most drives that come back have the shard, or need none: ask before anything is restored.
         let mut installed =
-            self.install(set, scope, &route, &candidate, holders, &lacking, None).await?;
+            self.install(set, scope, route, candidate, holders, lacking, None).await?;
         holders = holders.union(installed.whole);
         if !installed.short.is_empty() {
             let short = std::mem::take(&mut installed.short);
-            let restored = shared.restore(scope, &route, &candidate.entry, &short).await?;
+            let restored = shared.restore(scope, route, &candidate.entry, &short).await?;
             let again = self
-                .install(set, scope, &route, &candidate, holders, &short, Some(&restored))
+                .install(set, scope, route, candidate, holders, &short, Some(&restored))
                 .await?;
             holders = holders.union(again.whole);
             installed.refused |= again.refused;
         }
         if installed.refused {
             let seal = OperationId::draw(self.random.as_ref());
-            let target = Target::Version(chore.version);
-            shared.resolve(scope, &route, target, Reach::Rewrite(seal)).await?;
-            return Ok(Worked::Done);
+            let target = Target::Version(candidate.version);
+            shared.resolve(scope, route, target, Reach::Rewrite(seal)).await?;
+            return Ok(None);
         }
-        let (version, operation) = (chore.version, chore.operation);
-        let note = Note { route, scope, version, operation, holders };
-        shared.settle_now(vec![note]).await;
-        Ok(if holders == full { Worked::Done } else { Worked::Later })
+        Ok(Some(holders))
     }
 
     async fn install(

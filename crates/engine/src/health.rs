@@ -28,6 +28,8 @@ pub(crate) struct Health {
 struct SlotHealth {
     down: AtomicBool,
     missed: AtomicU32,
+    /// Its node says that it is slow against its siblings.
+    slow: AtomicBool,
     /// By [`Kind`].
     latencies: [Mutex<Latencies>; 2],
 }
@@ -76,9 +78,16 @@ impl Health {
         self.slots[slot].down.load(Relaxed)
     }
 
-    /// Missed its last deadline: it gets a message of its own, so that it holds up no sibling.
+    /// Missed its last deadline, or is slow against its siblings: it gets a message of its own, so
+    /// that it holds up no sibling, and readers prefer others.
     pub(crate) fn is_suspect(&self, slot: usize) -> bool {
-        self.slots[slot].missed.load(Relaxed) > 0
+        let slot = &self.slots[slot];
+        slot.missed.load(Relaxed) > 0 || slot.slow.load(Relaxed)
+    }
+
+    /// Takes note of what the drive's node says.
+    pub(crate) fn set_slow(&self, slot: usize, slow: bool) {
+        self.slots[slot].slow.store(slow, Relaxed);
     }
 
     pub(crate) fn down_count(&self) -> u8 {

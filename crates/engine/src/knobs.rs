@@ -22,6 +22,8 @@ pub struct Knobs {
     pub young_writer: Duration,
     /// How often a drive known to be down is asked whether it is back.
     pub probe_every: Duration,
+    /// How often the drives are asked whether they are slow.
+    pub survey_every: Duration,
     /// How often a background worker looks for work when it found none.
     pub chores_every: Duration,
     /// How often a node looks for buckets that its drives hold something of and that are deleted.
@@ -62,6 +64,7 @@ impl Default for Knobs {
             resolve_after: Duration::from_micros(limits::RESOLVE_AFTER_MICROS),
             young_writer: Duration::from_millis(20),
             probe_every: Duration::from_millis(500),
+            survey_every: Duration::from_secs(2),
             chores_every: Duration::from_secs(1),
             buckets_every: Duration::from_secs(60),
             tombstone_age: Duration::from_micros(limits::TOMBSTONE_MICROS),

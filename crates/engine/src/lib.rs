@@ -24,6 +24,8 @@
 //! | `admission` | bounds on what goes on at once |
 //! | `actor`, `health`, `latency` | what a set owns: settle batches, the view of its drives, how long they take |
 //! | [`admin`] | what operators see |
+//! | [`members`], `membership` | who is in a set, and how that changes |
+//! | [`rebuild`], `compare` | a drive that took a slot over gets what it should hold |
 //! | [`workers`], `heal` | the background: rolling forward, healing, purging |
 //! | `round`, `task` | one message a node; where tasks are started |
 //! | `registry`, `buckets`, [`bucket_record`] | stamps of buckets; their life; what the registry holds |
@@ -40,6 +42,7 @@ mod admission;
 pub mod api;
 mod blocks;
 pub mod checksum;
+mod compare;
 mod conversation;
 pub mod draft;
 pub mod engine;
@@ -51,12 +54,15 @@ mod health;
 mod inline;
 pub mod knobs;
 mod latency;
+pub mod members;
+mod membership;
 pub mod meta;
 mod object;
 #[cfg(test)]
 mod primitives_tests;
 mod range;
 mod read;
+pub mod rebuild;
 mod receive;
 mod registry;
 mod resolve;

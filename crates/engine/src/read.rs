@@ -128,14 +128,17 @@ impl SetShared {
         seen.max(self.knobs.hedge_min)
     }
 
-    /// Shards whose drives are up: local ones first, then node by node, so that few nodes are asked;
+    /// Shards whose drives are up: suspect ones last, local ones first, then node by node, so that few nodes are asked;
     /// which nodes come first varies with the key.
     pub(crate) fn nearest(&self, route: &Route) -> Vec<u8> {
         let mut shards = self.up(route);
         if shards.len() < usize::from(self.quorum.read()) {
             shards = (0..self.n()).collect();
         }
-        let node_of = |shard: u8| self.slots[route.slots[usize::from(shard)]].node;
+        let members = self.members.now();
+        let slot_of = |shard: u8| &members.slots[route.slots[usize::from(shard)]];
+        let node_of = |shard: u8| slot_of(shard).node;
+        let slow = |shard: u8| self.health.is_suspect(route.slots[usize::from(shard)]);
         let mut turn: Vec<_> = Vec::new();
         for shard in &shards {
             let node = node_of(*shard);
@@ -146,7 +149,8 @@ impl SetShared {
         let rank = |shard: u8| {
             let node = node_of(shard);
             let turn = turn.iter().position(|n| *n == node);
-            (Some(node) != self.local, turn, shard)
+            let health = (slot_of(shard).rebuilding, slow(shard));
+            (health, Some(node) != self.local, turn, shard)
         };
         shards.sort_by_key(|shard| rank(*shard));
         shards
@@ -174,13 +178,16 @@ fn with_inline(candidate: Candidate, mut inline: Vec<InlineShard>) -> Found {
     Found { candidate, inline }
 }
 
-/// Fails when the drive says that the caller's view of the bucket is old: the request starts again.
+/// Fails when the drive says that the caller's view of the bucket, or of the set, is old: the request starts again.
 pub(crate) fn check_scope(error: &DriveError) -> Result<(), StoreError> {
     match error {
         DriveError::Refused {
             refusal: Refusal::BucketOutdated { current } | Refusal::BucketNotLive { current },
             ..
         } => Err(StoreError::BucketChanged { current: *current }),
+        DriveError::Refused { refusal: Refusal::SetOutdated { current }, .. } => {
+            Err(StoreError::SetChanged { current: *current })
+        }
         _ => Ok(()),
     }
 }

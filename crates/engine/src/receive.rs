@@ -140,10 +140,10 @@ impl Upload {
         let mut by_node: BTreeMap<u16, Vec<u8>> = BTreeMap::new();
         for shard in set.up(route) {
             let slot = route.slots[usize::from(shard)];
-            by_node.entry(set.slots[slot].node.0).or_default().push(shard);
+            by_node.entry(set.slot(slot).node.0).or_default().push(shard);
         }
         let target = |shard: u8| UploadTarget {
-            drive: set.slots[route.slots[usize::from(shard)]].drive,
+            drive: set.slot(route.slots[usize::from(shard)]).drive,
             scope: set.scope(scope),
             key: route.key.clone(),
             operation,
@@ -341,6 +341,6 @@ async fn send(
 
 /// That a node let a stream wait too long.
 fn late(set: &SetShared, route: &Route) -> DriveError {
-    let drive = set.slots[route.slots[0]].drive;
+    let drive = set.slot(route.slots[0]).drive;
     DriveError::failed(drive, ErrorClass::TimedOut, "its node took no bytes in time")
 }

@@ -172,7 +172,7 @@ impl SetHandle {
     async fn install_stamp(&self, stamp: BucketStamp) -> Result<(), StoreError> {
         let shared = &self.shared;
         let request = DriveRequest::InstallBucket(shared.scope(stamp));
-        let requests = (0..shared.slots.len()).map(|slot| (slot, request.clone())).collect();
+        let requests = (0..usize::from(shared.n())).map(|slot| (slot, request.clone())).collect();
         let mut have = 0;
         let mut missing = Vec::new();
         for (slot, result) in shared.ask_slots(requests).await {

@@ -8,6 +8,7 @@ use holdfast_types::BucketStamp;
 use crate::{
     conversation::{Conversation, Pause},
     error::StoreError,
+    members::SET_CHANGES_MAX,
     set::{Route, SetShared},
 };
 
@@ -15,6 +16,25 @@ impl SetShared {
     /// Brings an open register to a conclusion and answers its value.
     #[tracing::instrument(level = "debug", skip_all, fields(set = %self.index, key = ?route.key))]
     pub(crate) async fn resolve(
+        self: &Arc<Self>,
+        scope: BucketStamp,
+        route: &Route,
+        target: Target,
+        reach: Reach,
+    ) -> Result<Option<Candidate>, StoreError> {
+        let mut changes = 0;
+        loop {
+            match self.resolve_once(scope, route, target, reach).await {
+                Err(StoreError::SetChanged { current }) if changes < SET_CHANGES_MAX => {
+                    changes += 1;
+                    self.refresh(current).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn resolve_once(
         self: &Arc<Self>,
         scope: BucketStamp,
         route: &Route,

@@ -49,6 +49,17 @@ impl SetShared {
         shards: &[u8],
     ) -> Result<Restored, StoreError> {
         let body = Body { operation: entry.operation, geometry: entry.geometry };
+        self.restore_body(scope, route, body, shards).await
+    }
+
+    /// As [`Self::restore`], of any body whose shards lie where the key's do: a part's, say.
+    pub(crate) async fn restore_body(
+        self: &Arc<Self>,
+        scope: BucketStamp,
+        route: &Route,
+        body: Body,
+        shards: &[u8],
+    ) -> Result<Restored, StoreError> {
         let target = Arc::new(Target {
             set: self.clone(),
             route: route.clone(),
@@ -163,7 +174,7 @@ impl Sinks {
         for shard in shards {
             let slot = target.route.slots[usize::from(*shard)];
             let upload = UploadTarget {
-                drive: target.set.slots[slot].drive,
+                drive: target.set.slot(slot).drive,
                 scope: target.set.scope(target.scope),
                 key: target.route.key.clone(),
                 operation: target.operation,

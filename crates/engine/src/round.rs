@@ -7,8 +7,9 @@ use futures::{
     future::BoxFuture,
     stream::{FuturesUnordered, StreamExt},
 };
-use holdfast_drive::api::{DriveError, DriveRequest, DriveResult};
-use holdfast_types::{DriveId, ErrorClass};
+use holdfast_drive::api::{DriveError, DriveRequest, DriveResult, MemberRequest, Scope};
+use holdfast_register::Refusal;
+use holdfast_types::{DriveId, ErrorClass, SetEpoch};
 
 use crate::{
     cork,
@@ -16,6 +17,40 @@ use crate::{
     set::{Route, SetShared, ShardRequests, ShardResults},
     task,
 };
+
+/// An answer with its tag and slot.
+type Tagged = (u8, usize, DriveResult);
+
+/// The set epoch that an answer says is newer than the request's.
+pub(crate) fn outdated(result: &DriveResult) -> Option<SetEpoch> {
+    match result {
+        Err(DriveError::Refused { refusal: Refusal::SetOutdated { current }, .. }) => {
+            Some(*current)
+        }
+        _ => None,
+    }
+}
+
+/// A copy of a request that may be repeated under another set epoch: no ballot was drawn for it.
+fn unbound(request: &DriveRequest) -> Option<DriveRequest> {
+    match request {
+        DriveRequest::Read(_)
+        | DriveRequest::Scan(_)
+        | DriveRequest::InstallBucket(_)
+        | DriveRequest::Member(MemberRequest::ListIndex(_)) => Some(request.clone()),
+        _ => None,
+    }
+}
+
+const fn scope_of(request: &mut DriveRequest) -> Option<&mut Scope> {
+    match request {
+        DriveRequest::Read(read) => Some(&mut read.scope),
+        DriveRequest::Scan(scan) => Some(&mut scan.scope),
+        DriveRequest::InstallBucket(scope) => Some(scope),
+        DriveRequest::Member(MemberRequest::ListIndex(list)) => Some(&mut list.scope),
+        _ => None,
+    }
+}
 
 /// Calls under way. Dropped early, they run to their end in the background.
 #[derive(Default)]
@@ -94,10 +129,11 @@ impl SetShared {
         round: u32,
         requests: Vec<(u8, usize, DriveRequest)>,
     ) -> Vec<BoxFuture<'static, (u32, ShardResults)>> {
+        let members = self.members.now();
         let mut groups: BTreeMap<(u16, usize), Vec<(u8, usize, DriveRequest)>> = BTreeMap::new();
         for (tag, slot, request) in requests {
             let alone = if self.health.is_suspect(slot) { slot + 1 } else { 0 };
-            let group = (self.slots[slot].node.0, alone);
+            let group = (members.slots[slot].node.0, alone);
             groups.entry(group).or_default().push((tag, slot, request));
         }
         groups.into_values().map(|group| self.call(round, group)).collect()
@@ -110,31 +146,68 @@ impl SetShared {
     ) -> BoxFuture<'static, (u32, ShardResults)> {
         let shared = self.clone();
         Box::pin(async move {
-            let first = group[0].1;
-            let node = shared.node_of(first).clone();
-            let alone = shared.health.is_suspect(first).then_some(shared.slots[first].drive);
-            let lane = (shared.slots[first].node.0, alone);
-            let tags: Vec<(u8, usize)> = group.iter().map(|(tag, slot, _)| (*tag, *slot)).collect();
-            let batch: Vec<(DriveId, DriveRequest)> = group
-                .into_iter()
-                .map(|(_, slot, request)| (shared.slots[slot].drive, request))
-                .collect();
-            let reads = batch.iter().all(|(_, request)| matches!(request, DriveRequest::Read(_)));
-            let begun = shared.clock.monotonic_micros();
-            let deadline = shared.knobs.call;
-            let answers = cork::call(node, lane, deadline, batch);
-            let mut answers = shared.patiently(&tags, answers).await.into_iter();
-            let took = shared.clock.monotonic_micros().saturating_sub(begun);
-            let results = tags.into_iter().map(|(tag, slot)| {
-                let result = answers.next().unwrap_or_else(|| shared.silence(slot));
-                if reads && result.is_ok() {
-                    shared.health.sample(slot, Kind::Look, Duration::from_micros(took));
-                }
-                shared.learn(slot, &result);
-                (tag, result)
-            });
-            (round, results.collect())
+            let again: Vec<_> = group.iter().map(|(_, _, request)| unbound(request)).collect();
+            let mut results = shared.exchange(group).await;
+            let newest = results.iter().filter_map(|(_, _, result)| outdated(result)).max();
+            if let Some(newest) = newest {
+                shared.refresh(newest).await;
+                shared.ask_again(&mut results, again).await;
+            }
+            (round, results.into_iter().map(|(tag, _, result)| (tag, result)).collect())
         })
+    }
+
+    /// One message to one node.
+    async fn exchange(&self, group: Vec<(u8, usize, DriveRequest)>) -> Vec<Tagged> {
+        let members = self.members.now();
+        let first = group[0].1;
+        let node = self.nodes[members.slots[first].node.get()].clone();
+        let alone = self.health.is_suspect(first).then_some(members.slots[first].drive);
+        let lane = (members.slots[first].node.0, alone);
+        let tags: Vec<(u8, usize)> = group.iter().map(|(tag, slot, _)| (*tag, *slot)).collect();
+        let batch: Vec<(DriveId, DriveRequest)> = group
+            .into_iter()
+            .map(|(_, slot, request)| (members.slots[slot].drive, request))
+            .collect();
+        let reads = batch.iter().all(|(_, request)| matches!(request, DriveRequest::Read(_)));
+        let begun = self.clock.monotonic_micros();
+        let answers = cork::call(node, lane, self.knobs.call, batch);
+        let mut answers = self.patiently(&tags, answers).await.into_iter();
+        let took = self.clock.monotonic_micros().saturating_sub(begun);
+        let results = tags.into_iter().map(|(tag, slot)| {
+            let result = answers.next().unwrap_or_else(|| self.silence(slot));
+            if reads && result.is_ok() {
+                self.health.sample(slot, Kind::Look, Duration::from_micros(took));
+            }
+            self.learn(slot, &result);
+            (tag, slot, result)
+        });
+        results.collect()
+    }
+
+    /// Repeats, under the set epoch learnt meanwhile, the requests of `again` that were refused for an
+    /// older one. What rests on a ballot is not among them: a promise of an older epoch must not back
+    /// an Accept of a newer one, so its coordinator draws a new ballot.
+    async fn ask_again(&self, results: &mut [Tagged], again: Vec<Option<DriveRequest>>) {
+        let epoch = self.members.epoch();
+        let mut repeated = Vec::new();
+        let mut places = Vec::new();
+        for (at, ((tag, slot, result), request)) in results.iter().zip(again).enumerate() {
+            let Some(mut request) = request.filter(|_| outdated(result).is_some()) else {
+                continue;
+            };
+            if let Some(scope) = scope_of(&mut request) {
+                scope.set_epoch = epoch;
+                repeated.push((*tag, *slot, request));
+                places.push(at);
+            }
+        }
+        if repeated.is_empty() {
+            return;
+        }
+        for (at, result) in places.into_iter().zip(self.exchange(repeated).await) {
+            results[at] = result;
+        }
     }
 
     /// Waits for a call. Drives that take very long count as down from then on, for those who come
@@ -158,8 +231,8 @@ impl SetShared {
         tokio::time::timeout(self.knobs.call * 2, call).await.unwrap_or_default()
     }
 
-    fn silence(&self, slot: usize) -> DriveResult {
-        let drive = self.slots[slot].drive;
+    pub(crate) fn silence(&self, slot: usize) -> DriveResult {
+        let drive = self.slot(slot).drive;
         Err(DriveError::failed(drive, ErrorClass::TimedOut, "no answer from its node in time"))
     }
 

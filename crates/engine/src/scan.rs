@@ -12,7 +12,7 @@ use crate::{
     draft::ScanResult,
     error::StoreError,
     read::{Question, check_scope},
-    set::{SetHandle, SetShared, describe, name_after},
+    set::{SetHandle, SetShared, Slot, describe, name_after},
 };
 
 /// What is scanned.
@@ -93,12 +93,14 @@ impl SetShared {
         Err(self.below_quorum(self.quorum.read(), have, &failures))
     }
 
-    /// Slots by nearness: local ones first, then node by node, those that are down last.
+    /// Slots by nearness: local ones first, then node by node, those that are slow or down last.
     fn slots_nearest(&self) -> Vec<usize> {
-        let mut slots: Vec<usize> = (0..self.slots.len()).collect();
+        let mut slots: Vec<usize> = (0..usize::from(self.n())).collect();
+        let members = self.members.now();
         let rank = |slot: usize| {
-            let node = self.slots[slot].node;
-            (self.health.is_down(slot), Some(node) != self.local, node)
+            let Slot { node, rebuilding, .. } = members.slots[slot];
+            let health = (self.health.is_down(slot), rebuilding, self.health.is_suspect(slot));
+            (health, Some(node) != self.local, node)
         };
         slots.sort_by_key(|slot| rank(*slot));
         slots
@@ -115,7 +117,7 @@ impl SetShared {
         let malformed = |e| StoreError::Internal { message: format!("scan: {e}") };
         key.placing_name().map_err(malformed)?;
         let route = self.route(key)?;
-        let mut answers = vec![Answer::None; self.slots.len()];
+        let mut answers = vec![Answer::None; usize::from(self.n())];
         for (slot, counts) in asked {
             // A drive whose page covers the name and does not show it holds nothing.
             let nothing = || KeyView { counts: *counts, ..KeyView::default() };

@@ -15,23 +15,27 @@ use holdfast_types::{
     seam::{Clock, Random},
 };
 
-use crate::{actor::Mail, admission::Admission, error::StoreError, health::Health, knobs::Knobs};
+use crate::{
+    actor::Mail, admission::Admission, error::StoreError, health::Health, knobs::Knobs,
+    members::Members,
+};
 
 /// One drive's place in a set.
 #[derive(Clone, Debug)]
 pub(crate) struct Slot {
     pub(crate) drive: DriveId,
     pub(crate) node: NodeIndex,
-    pub(crate) path: String,
+    pub(crate) path: Arc<str>,
+    /// Its answers do not count yet.
+    pub(crate) rebuilding: bool,
 }
 
 /// What all handles of a set share.
 pub(crate) struct SetShared {
     pub(crate) index: SetIndex,
-    pub(crate) epoch: SetEpoch,
     pub(crate) generation: u32,
     pub(crate) quorum: Quorum,
-    pub(crate) slots: Vec<Slot>,
+    pub(crate) members: Members,
     pub(crate) nodes: Arc<[Arc<dyn Node>]>,
     pub(crate) local: Option<NodeIndex>,
     pub(crate) layout: Arc<Layout>,
@@ -95,7 +99,17 @@ impl SetHandle {
 
 impl SetShared {
     pub(crate) fn scope(&self, bucket: BucketStamp) -> Scope {
-        Scope { bucket, set: self.index, set_epoch: self.epoch }
+        self.scope_at(bucket, self.members.epoch())
+    }
+
+    /// The scope of a request that rests on what was asked under `set_epoch`.
+    pub(crate) fn scope_at(&self, bucket: BucketStamp, set_epoch: SetEpoch) -> Scope {
+        Scope { bucket, set: self.index, set_epoch }
+    }
+
+    /// Who holds a slot now.
+    pub(crate) fn slot(&self, slot: usize) -> Slot {
+        self.members.now().slots[slot].clone()
     }
 
     pub(crate) fn n(&self) -> u8 {
@@ -116,7 +130,7 @@ impl SetShared {
         let order = self.layout.order(self.layout_of(), key);
         let order =
             order.map_err(|e| StoreError::Internal { message: format!("place key: {e}") })?;
-        assert_eq!(order.len(), self.slots.len(), "an order names every slot");
+        assert_eq!(order.len(), usize::from(self.n()), "an order names every slot");
         Ok(Route { key: key.clone(), slots: order.into() })
     }
 
@@ -143,19 +157,19 @@ impl SetShared {
     }
 
     pub(crate) fn node_of(&self, slot: usize) -> &Arc<dyn Node> {
-        &self.nodes[self.slots[slot].node.get()]
+        &self.nodes[self.slot(slot).node.get()]
     }
 
     /// `http://node:9000/mnt/x`, for messages to people.
     pub(crate) fn place(&self, slot: usize) -> String {
-        format!("{}{}", self.node_of(slot).name(), self.slots[slot].path)
+        format!("{}{}", self.node_of(slot).name(), self.slot(slot).path)
     }
 
     /// 503, naming the set and the drives that are missing with what they said.
     pub(crate) fn below_quorum(&self, need: u8, have: u8, why: &[(usize, String)]) -> StoreError {
         let mut missing: Vec<String> =
             why.iter().map(|(slot, what)| format!("{}: {what}", self.place(*slot))).collect();
-        for slot in 0..self.slots.len() {
+        for slot in 0..usize::from(self.n()) {
             if self.health.is_down(slot) && !why.iter().any(|(named, _)| *named == slot) {
                 missing.push(format!("{}: down", self.place(slot)));
             }

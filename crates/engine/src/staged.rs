@@ -107,7 +107,7 @@ impl SetShared {
 
     /// The salt of one of an operation's shards.
     pub(crate) fn salt(&self, route: &Route, operation: OperationId, shard: u8) -> Salt {
-        let drive = self.slots[route.slots[usize::from(shard)]].drive;
+        let drive = self.slot(route.slots[usize::from(shard)]).drive;
         Salt { operation, drive, shard: ShardIndex(shard) }
     }
 }

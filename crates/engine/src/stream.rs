@@ -214,7 +214,7 @@ impl SetShared {
             let slot = route.slots[usize::from(shard)];
             let away = self.health.is_down(slot);
             let unsure = own && !candidate.shards.has(shard);
-            let local = Some(self.slots[slot].node) == self.local;
+            let local = Some(self.slot(slot).node) == self.local;
             (away, self.health.is_suspect(slot), shard >= k, unsure, !local, shard)
         };
         shards.sort_by_key(|shard| rank(*shard));
@@ -418,7 +418,7 @@ fn fetch(
         let fetched = tokio::time::timeout(idle, fetch_block(&target, source, stripe, last)).await;
         let slot = target.route.slots[usize::from(shard)];
         let late = || {
-            let drive = target.set.slots[slot].drive;
+            let drive = target.set.slot(slot).drive;
             Err(DriveError::failed(drive, ErrorClass::TimedOut, "no block in time"))
         };
         let took = target.set.clock.monotonic_micros().saturating_sub(begun);

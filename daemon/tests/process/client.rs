@@ -30,7 +30,8 @@ impl Client {
         Self { tls: Some(tls), ..Self::new(address) }
     }
 
-    /// Status and body of a signed request; 0 when there was no answer.
+    /// Status and body of a signed request; 0 when there was no answer. A query is to be given as it is
+    /// signed: names in order, everything encoded.
     pub fn request(&self, method: &str, path: &str, body: &[u8]) -> (u16, Vec<u8>) {
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
         let (day, time) = (date(seconds), clock(seconds));
@@ -38,7 +39,8 @@ impl Client {
         let (host, digest) = (self.address.to_string(), hex(&Sha256::digest(body)));
         let headers = format!("host:{host}\nx-amz-content-sha256:{digest}\nx-amz-date:{stamp}\n");
         let names = "host;x-amz-content-sha256;x-amz-date";
-        let canonical = format!("{method}\n{path}\n\n{headers}\n{names}\n{digest}");
+        let (plain, query) = path.split_once('?').unwrap_or((path, ""));
+        let canonical = format!("{method}\n{plain}\n{query}\n{headers}\n{names}\n{digest}");
         let scope = format!("{day}/us-east-1/s3/aws4_request");
         let to_sign =
             format!("AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{}", hex(&Sha256::digest(canonical)));

@@ -3,6 +3,7 @@
 
 mod client;
 mod cluster;
+mod members;
 mod node;
 mod refusals;
 mod single;

@@ -3,10 +3,11 @@
 use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
 };
 
 use actix::Addr;
-use holdfast_types::DriveId;
+use holdfast_types::{DriveId, seam::Clock};
 
 use super::{
     BatchWritten, DriveActor, DriveEvent, JobDone, Loaded, Report, gone, log_thread::LogThread,
@@ -17,6 +18,7 @@ use crate::{
     gate::Completion,
     io_pool::{IoPool, Priority},
     log::writer::BatchOutcome,
+    suspect::Meter,
 };
 
 /// A drive and what works for it. Sendable: drives are opened and closed where that may block.
@@ -27,6 +29,8 @@ pub struct DriveParts {
     pub id: DriveId,
     /// Its bulk I/O threads.
     pub io: IoPool,
+    /// What its threads wait for its device.
+    pub meter: Arc<Meter>,
     /// Its log thread.
     log: LogThread,
     /// Whom to tell when it dies.
@@ -39,7 +43,8 @@ impl DriveParts {
     /// # Errors
     /// When the system gives no threads.
     pub fn start(
-        drive: Drive,
+        mut drive: Drive,
+        clock: Arc<dyn Clock>,
         io_threads: usize,
         io_depth: usize,
         report: Report,
@@ -47,7 +52,9 @@ impl DriveParts {
         let id = drive.identity().drive;
         let io = IoPool::start("hf-io", io_threads, io_depth)?;
         let log = LogThread::start("hf-log")?;
-        Ok(Self { drive: Some(drive), id, io, log, report })
+        let meter = Meter::new(clock);
+        drive.judged_by(Arc::clone(&meter));
+        Ok(Self { drive: Some(drive), id, io, meter, log, report })
     }
 
     /// Ends the threads and writes what waits for the log. Blocks, for ever on a hung device.
@@ -155,7 +162,11 @@ impl DriveCell {
         let (Some(parts), Some(actor)) = (&self.parts, &self.actor) else { return };
         let actor = actor.clone();
         self.batch_out = true;
-        parts.log.write(job, Box::new(move |outcome| actor.do_send(BatchWritten(outcome))));
+        parts.log.write(
+            job,
+            parts.meter.begin(),
+            Box::new(move |outcome| actor.do_send(BatchWritten(outcome))),
+        );
     }
 
     fn send_loads(&mut self) {
@@ -164,7 +175,12 @@ impl DriveCell {
         let mut refused = Vec::new();
         for load in loads {
             let (number, actor, report) = (load.number(), actor.clone(), parts.report.clone());
-            let work = move || match catch_unwind(AssertUnwindSafe(|| load.run())) {
+            let meter = Arc::clone(&parts.meter);
+            let measured = move || {
+                let _call = meter.begin();
+                load.run()
+            };
+            let work = move || match catch_unwind(AssertUnwindSafe(measured)) {
                 Ok(outcome) => actor.do_send(Loaded(outcome)),
                 Err(_) => report(DriveEvent::Died { cause: "a look-up panicked".to_owned() }),
             };
@@ -186,7 +202,12 @@ impl DriveCell {
         let Some(parts) = &self.parts else { return };
         for read in reads {
             // A refused job is dropped, which answers it.
-            if parts.io.submit(Priority::Foreground, move || read.run()).is_err() {
+            let meter = Arc::clone(&parts.meter);
+            let work = move || {
+                let _call = meter.begin();
+                read.run();
+            };
+            if parts.io.submit(Priority::Foreground, work).is_err() {
                 tracing::debug!(drive = %self.id, "a read was refused: too much waits");
             }
         }

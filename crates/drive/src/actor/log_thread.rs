@@ -8,13 +8,16 @@ use std::{
     thread::JoinHandle,
 };
 
-use crate::log::writer::{BatchJob, BatchOutcome};
+use crate::{
+    log::writer::{BatchJob, BatchOutcome},
+    suspect::Call,
+};
 
 /// What the thread calls after each batch; `None` when writing it panicked.
 pub type AfterBatch = Box<dyn Fn(Option<BatchOutcome>) + Send>;
 
 enum Work {
-    Batch(BatchJob, AfterBatch),
+    Batch(BatchJob, Call, AfterBatch),
 }
 
 /// A drive's log thread.
@@ -32,8 +35,9 @@ impl LogThread {
         // One batch is out at a time, so sending never waits.
         let (work, queue) = sync_channel::<Work>(1);
         let body = move || {
-            for Work::Batch(job, after) in queue {
+            for Work::Batch(job, call, after) in queue {
                 let outcome = catch_unwind(AssertUnwindSafe(|| job.run()));
+                drop(call);
                 after(outcome.ok());
             }
         };
@@ -42,10 +46,11 @@ impl LogThread {
     }
 
     /// Writes a batch; the one before it must be done.
-    pub fn write(&self, job: BatchJob, after: AfterBatch) {
-        if let Err(refused) = self.work.try_send(Work::Batch(job, after)) {
+    /// `call` is under way until it is written.
+    pub fn write(&self, job: BatchJob, call: Call, after: AfterBatch) {
+        if let Err(refused) = self.work.try_send(Work::Batch(job, call, after)) {
             use std::sync::mpsc::TrySendError::{Disconnected, Full};
-            let (Full(Work::Batch(_, after)) | Disconnected(Work::Batch(_, after))) = refused;
+            let (Full(Work::Batch(.., after)) | Disconnected(Work::Batch(.., after))) = refused;
             after(None);
         }
     }

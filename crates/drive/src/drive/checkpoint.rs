@@ -228,6 +228,7 @@ impl Drive {
                 sequence: 0,
                 log,
                 facts: self.table.facts,
+                membership: self.table.membership.clone(),
                 buckets: self.table.buckets.values().map(|known| known.stamp).collect(),
                 volumes: self.table.recorded.to_maps(),
                 segments: self.segment_uses(log.batch - 1),

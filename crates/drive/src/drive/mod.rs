@@ -21,6 +21,7 @@
 //! | `audit` | compares what is counted with what is held |
 //! | `chores` | lists of work, pins |
 //! | `erase` | what is left of deleted buckets goes |
+//! | `member` | set epochs, floors, the index to compare |
 //! | `volatile` | promises and memory, which a restart forgets |
 //! | `jobs` | what happens in the background: spare segments and volumes |
 //! | `checkpoint` | overlay to run, manifest, merges, the index |
@@ -32,6 +33,7 @@ mod checkpoint;
 mod chores;
 mod erase;
 mod jobs;
+mod member;
 mod open;
 mod read;
 mod recycle;
@@ -54,7 +56,7 @@ use holdfast_types::{
 };
 
 use crate::{
-    api::{DriveError, DriveFacts, DriveReply, DriveRequest, Scope},
+    api::{DriveError, DriveFacts, DriveReply, DriveRequest, Scope, Standing},
     disk::{BLOCK_U64, Disk, Space},
     gate::{Completion, Gate},
     identity::Identity,
@@ -65,6 +67,7 @@ use crate::{
     },
     meta_index::keeper::IndexBackend,
     overlay::BaseError,
+    suspect::Meter,
     table::{Dropped, Table},
     value::Place,
     volume::{
@@ -154,6 +157,8 @@ pub struct Drive {
     segment_leases: HashMap<u32, Arc<()>>,
     /// Promises up to the ceiling wait for this batch.
     ceiling_gate: u64,
+    /// Answers under the adopted set epoch wait for this batch.
+    epoch_gate: u64,
     read_jobs: Vec<ReadJob>,
     waits: Waits,
     /// Inline shards of batches that are not durable yet, by operation, with their batch: they are
@@ -162,6 +167,8 @@ pub struct Drive {
     space: Space,
     jobs: jobs::Jobs,
     background: checkpoint::Background,
+    /// Tells whether it is slow against its siblings; set by who judges them all.
+    meter: Option<Arc<Meter>>,
 }
 
 /// Why a request is not carried out, before it becomes an error with the drive's name.
@@ -197,6 +204,10 @@ impl Stop {
     }
 }
 
+/// What a drive says of itself before the others have taken it in.
+const JOINING: &str =
+    "it is new here and waits for the other drives of its set to take it in; bring them back";
+
 /// A decision: the batch that the answer rests on is gathered in `gate` on the way, so that refusals
 /// wait for what they looked at, too.
 type Decision = Result<DriveReply, Stop>;
@@ -226,6 +237,7 @@ impl Drive {
     }
 
     fn decide(&mut self, request: &DriveRequest, gate: &mut u64) -> Result<Reply, Stop> {
+        self.check_joined(request)?;
         let reply = match request {
             DriveRequest::Prepare(prepare) => return self.prepare(prepare, gate),
             DriveRequest::Read(read) => return self.read(read, gate),
@@ -238,6 +250,7 @@ impl Drive {
             DriveRequest::ListChores(list) => self.list_chores(list),
             DriveRequest::InstallBucket(scope) => self.install_bucket(scope, gate),
             DriveRequest::Pin(pin) => self.pin(pin.clone()),
+            DriveRequest::Member(request) => self.member(request, gate),
         };
         reply.map(Reply::Whole)
     }
@@ -309,14 +322,25 @@ impl Drive {
         self.uploads.clone()
     }
 
+    /// Whose verdict the drive tells when it is asked for its facts.
+    pub fn judged_by(&mut self, meter: Arc<Meter>) {
+        self.meter = Some(meter);
+    }
+
     /// What an operator sees.
     #[must_use]
     pub fn facts(&self) -> DriveFacts {
         let fenced = self.gate.fenced();
+        let suspicion = self.meter.as_ref().and_then(|meter| meter.verdict());
         let state = match &fenced {
             Some(_) => DriveState::Faulty,
-            None if self.background.is_reindexing() => DriveState::Reindexing,
-            None => DriveState::Healthy,
+            None => match self.table.facts.standing {
+                Standing::Joining => DriveState::Faulty,
+                Standing::Rebuilding => DriveState::Rebuilding,
+                Standing::Counting if suspicion.is_some() => DriveState::Suspect,
+                Standing::Counting if self.background.is_reindexing() => DriveState::Reindexing,
+                Standing::Counting => DriveState::Healthy,
+            },
         };
         let facts = &self.table.facts;
         let spare = self.space.free_bytes.saturating_sub(self.options.volumes.reserve);
@@ -324,9 +348,15 @@ impl Drive {
             drive: self.identity.drive,
             path: self.disk.name().to_owned(),
             state,
-            reason: fenced.map_or_else(String::new, |cause| {
-                format!("a sync failed ({cause}); restart its node after a check, or replace it")
-            }),
+            reason: match fenced {
+                Some(cause) => {
+                    format!(
+                        "a sync failed ({cause}); restart its node after a check, or replace it"
+                    )
+                }
+                None if self.table.facts.standing == Standing::Joining => JOINING.to_owned(),
+                None => suspicion.unwrap_or_default(),
+            },
             capacity_bytes: self.space.capacity_bytes,
             free_bytes: spare + self.volumes.free_blocks() * BLOCK_U64,
             used_bytes: facts.used_bytes,
@@ -355,6 +385,7 @@ impl Drive {
 
     /// Checks the scope of a request, and installs its bucket stamp first when it is newer.
     fn admit(&mut self, scope: &Scope, write: bool, gate: &mut u64) -> Result<(), Stop> {
+        self.meet_epoch(scope.set_epoch, gate)?;
         let known = self.table.buckets.get(&scope.bucket.id).copied();
         *gate = (*gate).max(known.map_or(0, |known| known.gate));
         let stamp = known.map(|known| known.stamp);

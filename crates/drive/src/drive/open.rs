@@ -24,6 +24,7 @@ use crate::{
         writer::{LogWriter, Segment},
     },
     manifest::{ManifestError, ManifestStore},
+    member::Standing,
     meta_index::keeper::IndexKeeper,
     overlay::BaseError,
     runs::{RUNS_FOLDER, RunStore},
@@ -41,7 +42,7 @@ use super::{
 const BEGINNING: LogPosition = LogPosition { segment: 0, offset: 0, batch: 1, chain: 0 };
 
 impl Drive {
-    /// Makes a blank folder a drive.
+    /// Makes a blank folder a drive of a fresh cluster.
     ///
     /// 1. Folders, segments, an empty manifest: a crash leaves files that the next attempt replaces.
     /// 2. The identity, last: from here the drive is formatted, and is never formatted again.
@@ -52,6 +53,19 @@ impl Drive {
         disk: &Arc<dyn Disk>,
         identity: &Identity,
         options: &DriveOptions,
+    ) -> Result<(), DriveFault> {
+        Self::format_as(disk, identity, options, Standing::Counting)
+    }
+
+    /// As [`Self::format`], for a drive that is to stand elsewhere: joining a set that has a past.
+    ///
+    /// # Errors
+    /// [`DriveFault::Formatted`]; when the device fails.
+    pub fn format_as(
+        disk: &Arc<dyn Disk>,
+        identity: &Identity,
+        options: &DriveOptions,
+        standing: Standing,
     ) -> Result<(), DriveFault> {
         if let Some(found) = Identity::load(&**disk)? {
             let path = disk.name().to_owned();
@@ -72,7 +86,8 @@ impl Drive {
             drive: identity.drive,
             sequence: manifests.next_sequence(),
             log: BEGINNING,
-            facts: DurableFacts::default(),
+            facts: DurableFacts { standing, ..DurableFacts::default() },
+            membership: bytes::Bytes::new(),
             buckets: Vec::new(),
             volumes: Vec::new(),
             segments: Vec::new(),
@@ -128,12 +143,14 @@ impl Drive {
             segment_leases: HashMap::new(),
             ceiling_gate: 0,
             erasing,
+            epoch_gate: 0,
             read_jobs: Vec::new(),
             waits: Waits::default(),
             fresh: HashMap::new(),
             space,
             jobs: Jobs::default(),
             background,
+            meter: None,
         };
         drive.raise_open_count(open_count)?;
         Ok(drive)

@@ -102,7 +102,7 @@ impl Drive {
         self.volatile.promise(key, prepare.ballot);
         found.state.promise = prepare.ballot;
         let remembers = remembers_since(&found.state, &drive, prepare.since);
-        Ok(view_reply(found.state.view(drive.floor, true, remembers), shards))
+        Ok(view_reply(found.state.view(drive.floor, self.counts(), remembers), shards))
     }
 
     /// Makes sure that the ceiling covers a promise; returns the batch that the promise waits for.
@@ -125,7 +125,7 @@ impl Drive {
             found.state.registers.retain(|other, _| *other == version);
         }
         let shards = self.inline_shards(&found, read.inline, gate)?;
-        let view = found.state.view(self.volatile.floor, true, false);
+        let view = found.state.view(self.volatile.floor, self.counts(), false);
         Ok(view_reply(KeyView { highest, ..view }, shards))
     }
 
@@ -264,13 +264,13 @@ impl Drive {
             }
         }
         let more = keys.len() > limit;
-        let floor = self.volatile.floor;
+        let (floor, counts) = (self.volatile.floor, self.counts());
         let page = keys
             .into_iter()
             .take(limit)
-            .map(|(prefix, state)| scanned(&prefix, state, floor, scan.metadata));
+            .map(|(prefix, state)| scanned(&prefix, state, (floor, counts), scan.metadata));
         let keys = page.collect::<Result<Vec<_>, Stop>>()?;
-        Ok(DriveReply::Page(ScanPage { keys, more, counts: true }))
+        Ok(DriveReply::Page(ScanPage { keys, more, counts }))
     }
 }
 
@@ -295,7 +295,7 @@ fn add_register(
 fn scanned(
     prefix: &[u8],
     mut state: KeyState,
-    floor: Ballot,
+    (floor, counts): (Ballot, bool),
     metadata: bool,
 ) -> Result<ScannedKey, Stop> {
     let unreadable =
@@ -308,5 +308,5 @@ fn scanned(
             held.entry.metadata = Bytes::new();
         }
     }
-    Ok(ScannedKey { name, view: state.view(floor, true, false) })
+    Ok(ScannedKey { name, view: state.view(floor, counts, false) })
 }

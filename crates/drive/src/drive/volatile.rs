@@ -38,6 +38,11 @@ impl Volatile {
         }
     }
 
+    /// The highest ballot promised for any key.
+    pub(super) fn highest(&self) -> Ballot {
+        self.promises.values().copied().max().unwrap_or_default().max(self.floor)
+    }
+
     /// Adds what is remembered of a key to its state.
     pub(super) fn complete(&self, key: &[u8], state: &mut KeyState) {
         state.promise = self.promises.get(key).copied().unwrap_or_default();

@@ -12,7 +12,7 @@
 //!          parked
 //! ```
 //!
-//! A decision that lacks something has recorded nothing but what repeats harmlessly (a bucket's newer
+//! INV-WAIT-1: a decision that lacks something has recorded nothing but what repeats harmlessly (a bucket's newer
 //! stamp, a raised ceiling), so deciding again is sound; what it looks at then is the overlay as it is
 //! *then* over the base as it is then. Requests for one key keep their order: while one waits, those
 //! behind it wait, too.

@@ -24,10 +24,10 @@ use super::{Decision, Drive, Stop};
 const NAME_BYTES_MAX: usize = 2 * limits::KEY_BYTES_MAX + 64;
 
 /// The shard that comes with an entry, as far as it is known before the decision.
-struct Incoming {
-    status: ShardStatus,
-    shard: NewShard,
-    upload: Option<UploadHandle>,
+pub(super) struct Incoming {
+    pub(super) status: ShardStatus,
+    pub(super) shard: NewShard,
+    pub(super) upload: Option<UploadHandle>,
 }
 
 impl Drive {
@@ -119,7 +119,7 @@ impl Drive {
     }
 
     /// Finds out whether the entry's shard is here, or comes with the request.
-    fn incoming(
+    pub(super) fn incoming(
         &self,
         entry: &Entry,
         shard: ShardIndex,
@@ -203,7 +203,7 @@ impl Drive {
 
     /// On a full drive only entries that take nothing away from the reserve pass: those without data,
     /// deletes first of all.
-    fn check_space(&self, entry: &Entry) -> Result<(), Stop> {
+    pub(super) fn check_space(&self, entry: &Entry) -> Result<(), Stop> {
         let low =
             self.space.free_bytes < self.options.volumes.reserve && self.log.free_segments() == 0;
         if low && entry.kind == EntryKind::Put {

@@ -23,7 +23,9 @@ use super::{
     settings, streams, wire,
 };
 use crate::{
-    api::{DriveError, DriveRequest, DriveResult, ShardRead, ShardSource, UploadTarget},
+    api::{
+        DriveError, DriveRequest, DriveResult, MemberRequest, ShardRead, ShardSource, UploadTarget,
+    },
     node::{BlockStream, Node, ShardUpload},
 };
 
@@ -316,6 +318,15 @@ fn weight(request: &DriveRequest) -> usize {
         DriveRequest::Scan(s) => s.start.len() + s.end.as_ref().map_or(0, Bytes::len),
         DriveRequest::Pin(p) => 18 * p.operations.len(),
         DriveRequest::ListChores(l) => l.after.as_ref().map_or(0, Bytes::len),
+        DriveRequest::Member(asked) => match asked {
+            MemberRequest::Issue(issue) => issue.membership.len(),
+            MemberRequest::Begin(begin) => {
+                begin.issue.membership.len() + 40 * begin.collected.buckets.len()
+            }
+            MemberRequest::ListIndex(list) => list.start.len(),
+            MemberRequest::Restock(r) => 2 * r.key.name.len() + source(&r.source),
+            MemberRequest::Membership | MemberRequest::Rebuilt(_) => 0,
+        },
         DriveRequest::InstallBucket(_) | DriveRequest::Facts => 0,
     };
     FIXED_BYTES + own

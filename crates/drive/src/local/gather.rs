@@ -14,21 +14,22 @@ use crate::{
 /// The answers of one batch.
 pub(super) struct Gather {
     state: Mutex<State>,
-    /// Given back when the caller has gone and every request has been answered or dropped.
-    _permits: Vec<OwnedSemaphorePermit>,
 }
 
 struct State {
     results: Vec<Option<DriveResult>>,
+    /// Of each request, given back when it is answered or dropped, all when the caller goes: what a
+    /// hung drive holds on to is bounded by its own share (INV-ACTOR-2).
+    permits: Vec<Vec<OwnedSemaphorePermit>>,
     left: usize,
     complete: Option<oneshot::Sender<()>>,
 }
 
 impl Gather {
-    /// A gathering of `count` answers, and what is told when all are there.
+    /// A gathering of `count` answers, with what admits each, and what is told when all are there.
     pub fn new(
         count: usize,
-        permits: Vec<OwnedSemaphorePermit>,
+        permits: Vec<Vec<OwnedSemaphorePermit>>,
     ) -> (Arc<Self>, oneshot::Receiver<()>) {
         let (complete, told) = oneshot::channel();
         let complete = if count == 0 {
@@ -39,13 +40,13 @@ impl Gather {
             Some(complete)
         };
         let results = (0..count).map(|_| None).collect();
-        let state = Mutex::new(State { results, left: count, complete });
-        (Arc::new(Self { state, _permits: permits }), told)
+        let state = Mutex::new(State { results, permits, left: count, complete });
+        (Arc::new(Self { state }), told)
     }
 
     /// The place for one answer.
     pub fn reply(self: &Arc<Self>, index: usize, drive: DriveId) -> Reply {
-        Reply { gather: Some(Arc::clone(self)), index, drive }
+        Reply { gather: Some(Arc::clone(self)), index, drive, under_way: None }
     }
 
     /// What has been answered; the rest may yet be carried out.
@@ -53,7 +54,9 @@ impl Gather {
         let mut state = self.state.lock();
         state.complete = None;
         let results = std::mem::take(&mut state.results);
+        let permits = std::mem::take(&mut state.permits);
         drop(state);
+        drop(permits);
         let late = |drive: &DriveId| {
             let message = "no answer within the deadline; the effect is unknown";
             Err(DriveError::failed(*drive, ErrorClass::TimedOut, message))
@@ -68,8 +71,10 @@ impl Gather {
         let Some(place) = state.results.get_mut(index) else { return };
         assert!(place.replace(result).is_none(), "a request is answered once");
         state.left -= 1;
+        let permits = state.permits.get_mut(index).map(std::mem::take);
         let complete = if state.left == 0 { state.complete.take() } else { None };
         drop(state);
+        drop(permits);
         if let Some(complete) = complete {
             // The caller may have gone.
             let _ = complete.send(());
@@ -82,6 +87,8 @@ pub(super) struct Reply {
     gather: Option<Arc<Gather>>,
     index: usize,
     drive: DriveId,
+    /// Of the drive's share: given back when this is answered or dropped.
+    under_way: Option<OwnedSemaphorePermit>,
 }
 
 impl Reply {
@@ -92,8 +99,9 @@ impl Reply {
         }
     }
 
-    /// As drives take it.
-    pub fn completion(self) -> Completion {
+    /// As drives take it, under way by `permit` of the drive's share.
+    pub fn completion(mut self, permit: OwnedSemaphorePermit) -> Completion {
+        self.under_way = Some(permit);
         Box::new(move |result| self.answer(result))
     }
 }
@@ -133,7 +141,10 @@ mod tests {
         }
         third.answer(Ok(DriveReply::Done));
         let (gather, complete) = Gather::new(1, Vec::new());
-        (gather.reply(0, drives[0]).completion())(Ok(DriveReply::Done));
+        let share = Arc::new(tokio::sync::Semaphore::new(1));
+        let permit = Arc::clone(&share).try_acquire_owned().unwrap();
+        (gather.reply(0, drives[0]).completion(permit))(Ok(DriveReply::Done));
+        assert_eq!(share.available_permits(), 1);
         complete.await.unwrap();
         assert_eq!(gather.take(&drives[..1]), [Ok(DriveReply::Done)]);
         let (gather, complete) = Gather::new(0, Vec::new());

@@ -19,7 +19,8 @@ use self::gather::Gather;
 use crate::{
     actor::Batch,
     api::{
-        DriveError, DriveReply, DriveRequest, DriveResult, ShardRead, ShardSource, UploadTarget,
+        DriveError, DriveReply, DriveRequest, DriveResult, MemberRequest, ShardRead, ShardSource,
+        UploadTarget,
     },
     node::{BlockStream, Node, ShardUpload},
     supervisor::{NodeShared, Routes},
@@ -60,18 +61,22 @@ impl LocalNode {
         }
     }
 
-    /// Permits for a batch: one an operation, and the bytes it brings into the log.
+    /// Permits for a batch, by request: one an operation, and the bytes it brings into the log.
     async fn admit_batch(
         &self,
         batch: &[(DriveId, DriveRequest)],
-    ) -> Result<Vec<OwnedSemaphorePermit>, &'static str> {
+    ) -> Result<Vec<Vec<OwnedSemaphorePermit>>, &'static str> {
         let bytes: usize = batch.iter().map(|(_, request)| log_bytes(request)).sum();
         if batch.len() > limits::BATCH_REQUESTS_MAX || bytes > self.shared.limits.inline_bytes {
             return Err("the request is larger than a node takes");
         }
-        let operations = Self::admit(&self.shared.operations, batch.len()).await?;
-        let bytes = Self::admit(&self.shared.inline_bytes, bytes).await?;
-        Ok(vec![operations, bytes])
+        let mut operations = Self::admit(&self.shared.operations, batch.len()).await?;
+        let mut bytes = Self::admit(&self.shared.inline_bytes, bytes).await?;
+        let part = |(_, request): &(DriveId, DriveRequest)| {
+            let operation = operations.split(1);
+            operation.into_iter().chain(bytes.split(log_bytes(request))).collect()
+        };
+        Ok(batch.iter().map(part).collect())
     }
 
     /// Sends the requests to their groups, one message each.
@@ -86,7 +91,13 @@ impl LocalNode {
         for (index, (drive, request)) in batch.into_iter().enumerate() {
             let reply = gather.reply(index, drive);
             match routes.route_to(drive) {
-                Ok(route) => groups[route.group].push((route.slot, request, reply.completion())),
+                Ok(route) => match Arc::clone(&route.under_way).try_acquire_owned() {
+                    Ok(permit) => {
+                        groups[route.group].push((route.slot, request, reply.completion(permit)));
+                    }
+                    // Its siblings are not held up by it.
+                    Err(_) => reply.answer(Err(behind(drive))),
+                },
                 Err(error) => reply.answer(down(routes, drive, &request, error)),
             }
         }
@@ -96,6 +107,12 @@ impl LocalNode {
             }
         }
     }
+}
+
+/// What is answered for a drive that has its share of the node's requests under way.
+fn behind(drive: DriveId) -> DriveError {
+    let message = "the drive is behind with what it was asked; repeat later";
+    DriveError::failed(drive, ErrorClass::Overloaded, message)
 }
 
 /// What a drive that does not serve answers: what is known of it, or why it does not.
@@ -113,10 +130,16 @@ fn log_bytes(request: &DriveRequest) -> usize {
     let (entry, source) = match request {
         DriveRequest::Accept(accept) => (&accept.entry, &accept.source),
         DriveRequest::Install(install) => (&install.entry, &install.source),
+        DriveRequest::Member(MemberRequest::Restock(restock)) => {
+            return RECORD_BYTES + inline_len(&restock.source);
+        }
         _ => return 0,
     };
-    let shard = if let ShardSource::Inline(bytes) = source { bytes.len() } else { 0 };
-    RECORD_BYTES + entry.metadata.len() + entry.parts.len() * 32 + shard
+    RECORD_BYTES + entry.metadata.len() + entry.parts.len() * 32 + inline_len(source)
+}
+
+fn inline_len(source: &ShardSource) -> usize {
+    if let ShardSource::Inline(bytes) = source { bytes.len() } else { 0 }
 }
 
 #[async_trait]

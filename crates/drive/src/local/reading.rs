@@ -10,9 +10,9 @@ use tokio::sync::oneshot;
 use crate::{
     actor::OpenShard,
     api::{DriveError, ShardRead},
-    io_pool::{IoPool, Priority},
+    io_pool::Priority,
     node::BlockStream,
-    supervisor::NodeShared,
+    supervisor::{Bulk, NodeShared},
     volume::read::ShardReader,
 };
 
@@ -45,23 +45,23 @@ pub(super) async fn open(shared: &NodeShared, read: ShardRead) -> Result<BlockSt
         let message = format!("read shard: it has {} blocks", reader.block_count());
         return Err(DriveError::failed(drive, ErrorClass::Invalid, message));
     };
-    let io = route.bulk.io.clone();
+    let bulk = route.bulk.clone();
     let chunk_blocks = u64::from((limits::CHUNK_BYTES as u32 / block_bytes.max(1)).max(1));
-    Ok(chunks(drive, Arc::new(reader), io, first..end, chunk_blocks))
+    Ok(chunks(drive, Arc::new(reader), bulk, first..end, chunk_blocks))
 }
 
 /// Reads the blocks chunk by chunk, in order. The first error ends the stream.
 fn chunks(
     drive: DriveId,
     reader: Arc<ShardReader>,
-    io: IoPool,
+    bulk: Bulk,
     blocks: std::ops::Range<u64>,
     chunk_blocks: u64,
 ) -> BlockStream {
     let starts = (blocks.start..blocks.end).step_by(chunk_blocks as usize);
     let read = move |start: u64| {
         let count = chunk_blocks.min(blocks.end - start);
-        read_chunk(drive, Arc::clone(&reader), io.clone(), start, count)
+        read_chunk(drive, Arc::clone(&reader), bulk.clone(), start, count)
     };
     let chunks = stream::iter(starts).map(read).buffered(CHUNKS_AHEAD);
     let until_error = chunks.scan(false, |failed, chunk: Result<Bytes, DriveError>| {
@@ -74,16 +74,22 @@ fn chunks(
 async fn read_chunk(
     drive: DriveId,
     reader: Arc<ShardReader>,
-    io: IoPool,
+    bulk: Bulk,
     first: u64,
     count: u64,
 ) -> Result<Bytes, DriveError> {
     let (done, chunk) = oneshot::channel();
+    let meter = bulk.meter;
     let job = move || {
-        // The reader of the stream may have gone.
-        let _ = done.send(reader.read(first, count));
+        // The reader of the stream may have gone, while a slow drive was behind.
+        if !done.is_closed() {
+            let call = meter.begin();
+            let chunk = reader.read(first, count);
+            drop(call);
+            let _ = done.send(chunk);
+        }
     };
-    io.submit(Priority::Foreground, job).map_err(|refusal| {
+    bulk.io.submit(Priority::Foreground, job).map_err(|refusal| {
         DriveError::failed(drive, ErrorClass::Overloaded, refusal.to_string())
     })?;
     match tokio::time::timeout(PROGRESS, chunk).await {

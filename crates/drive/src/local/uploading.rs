@@ -11,9 +11,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::{
     api::{DriveError, UploadHandle, UploadTarget},
-    io_pool::{IoPool, Priority},
+    io_pool::Priority,
     node::ShardUpload,
-    supervisor::NodeShared,
+    supervisor::{Bulk, NodeShared},
     volume::upload::Upload,
 };
 
@@ -34,13 +34,14 @@ struct Target {
     drive: DriveId,
     lane: Result<Arc<Lane>, DriveError>,
     window: Arc<Semaphore>,
+    share: Arc<Semaphore>,
     bulk: Arc<Semaphore>,
 }
 
 /// The chunks of one shard, in order, and who writes them.
 struct Lane {
     drive: DriveId,
-    io: IoPool,
+    bulk: Bulk,
     state: Mutex<LaneState>,
 }
 
@@ -53,7 +54,7 @@ struct LaneState {
 }
 
 enum Step {
-    Write { blocks: Bytes, _permits: [OwnedSemaphorePermit; 2] },
+    Write { blocks: Bytes, _permits: [OwnedSemaphorePermit; 3] },
     Finish(oneshot::Sender<Ended>),
 }
 
@@ -70,13 +71,16 @@ impl LocalUpload {
                     is_running: false,
                     failed: None,
                 };
-                let io = route.bulk.io.clone();
-                Ok(Arc::new(Lane { drive: target.drive, io, state: Mutex::new(state) }))
+                let bulk = route.bulk.clone();
+                Ok(Arc::new(Lane { drive: target.drive, bulk, state: Mutex::new(state) }))
             });
+            let idle = || Arc::new(Semaphore::new(0));
+            let share = lane.as_ref().map_or_else(|_| idle(), |lane| lane.bulk.bytes.clone());
             Target {
                 drive: target.drive,
                 lane,
                 window: Arc::new(Semaphore::new(WINDOW_BYTES)),
+                share,
                 bulk: Arc::clone(&shared.bulk_bytes),
             }
         };
@@ -104,12 +108,14 @@ impl Target {
 
     async fn queue(&self, lane: &Arc<Lane>, chunk: Bytes) -> Result<(), DriveError> {
         let count = u32::try_from(chunk.len()).expect("a chunk is short");
-        let both = async {
-            let window = Arc::clone(&self.window).acquire_many_owned(count).await;
-            let bulk = Arc::clone(&self.bulk).acquire_many_owned(count).await;
-            window.and_then(|window| Ok([window, bulk?]))
+        // The node's last: who waits for a drive that hangs holds nothing that others need.
+        let all = async {
+            let window = Arc::clone(&self.window).acquire_many_owned(count).await?;
+            let share = Arc::clone(&self.share).acquire_many_owned(count).await?;
+            let bulk = Arc::clone(&self.bulk).acquire_many_owned(count).await?;
+            Ok::<_, tokio::sync::AcquireError>([window, share, bulk])
         };
-        let permits = tokio::time::timeout(PROGRESS, both).await.map_err(|_| self.stalled())?;
+        let permits = tokio::time::timeout(PROGRESS, all).await.map_err(|_| self.stalled())?;
         let permits = permits.map_err(|_| {
             DriveError::failed(self.drive, ErrorClass::Unavailable, "the node is shutting down")
         })?;
@@ -152,7 +158,7 @@ impl Lane {
             return Ok(());
         }
         let lane = Arc::clone(self);
-        self.io.submit(Priority::Foreground, move || lane.work()).map_err(|refusal| {
+        self.bulk.io.submit(Priority::Foreground, move || lane.work()).map_err(|refusal| {
             let class = ErrorClass::Overloaded;
             let error = DriveError::failed(self.drive, class, refusal.to_string());
             self.fail(&error);
@@ -178,7 +184,9 @@ impl Lane {
             };
             match step {
                 Step::Write { blocks, _permits } => {
+                    let call = self.bulk.meter.begin();
                     let written = upload.write(&blocks);
+                    drop(call);
                     self.state.lock().upload = Some(upload);
                     if let Err(error) = written {
                         self.fail(&error);
@@ -186,7 +194,10 @@ impl Lane {
                 }
                 Step::Finish(ended) => {
                     // Whoever waited may have gone; then the upload expires.
-                    let _ = ended.send(upload.finish());
+                    let call = self.bulk.meter.begin();
+                    let finished = upload.finish();
+                    drop(call);
+                    let _ = ended.send(finished);
                 }
             }
         }

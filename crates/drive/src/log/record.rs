@@ -11,18 +11,23 @@
 //! 6 Open     open count varint | wall clock, us varint
 //! 7 Move     operation 16 | old place | new place, as in Accept
 //! 8 Lost     register key blob | operation 16 | place
+//! 9 Member   set epoch varint | membership blob, empty: as it was
+//! 10 Stand   standing u8 | floor 28 | purge floor 28
 //! 11 Erase   register key blob
 //! ```
 
 use bytes::Bytes;
 use holdfast_register::{Held, HolderMask};
 use holdfast_types::{
-    Ballot, BucketStamp, OperationId,
+    Ballot, BucketStamp, OperationId, SetEpoch,
     codec::{CodecError, Reader, Writer},
     limits,
 };
 
-use crate::value::{Note, Place, decode_held, encode_held};
+use crate::{
+    member::Standing,
+    value::{Note, Place, decode_held, encode_held},
+};
 
 const ACCEPT: u8 = 1;
 const SETTLE: u8 = 2;
@@ -32,6 +37,8 @@ const CEILING: u8 = 5;
 const OPEN: u8 = 6;
 const MOVE: u8 = 7;
 const LOST: u8 = 8;
+const MEMBER: u8 = 9;
+const STAND: u8 = 10;
 const ERASE: u8 = 11;
 
 /// Marks inline bytes that ride in the record itself.
@@ -103,6 +110,22 @@ pub enum Record {
         operation: OperationId,
         /// Where it lay.
         place: Place,
+    },
+    /// The drive adopted a set epoch.
+    Member {
+        /// The epoch.
+        epoch: SetEpoch,
+        /// The membership under it; empty when a request brought the number alone.
+        membership: Bytes,
+    },
+    /// The drive stands elsewhere in its set.
+    Stand {
+        /// Where.
+        standing: Standing,
+        /// Everything is promised at least here.
+        floor: Ballot,
+        /// What stood up to here may have been purged.
+        purge_floor: Ballot,
     },
     /// A register of a deleted bucket goes, whatever it holds.
     Erase {
@@ -198,6 +221,17 @@ impl Record {
                 place.encode(out);
                 (LOST, &[])
             }
+            Self::Member { epoch, membership } => {
+                out.varint(epoch.0);
+                out.blob(membership);
+                (MEMBER, &[])
+            }
+            Self::Stand { standing, floor, purge_floor } => {
+                out.u8(*standing as u8);
+                floor.encode(out);
+                purge_floor.encode(out);
+                (STAND, &[])
+            }
             Self::Erase { register } => {
                 out.blob(register);
                 (ERASE, &[])
@@ -247,6 +281,14 @@ impl Record {
                 register: body.blob_bytes()?,
                 operation: OperationId::from_bytes(body.array()?),
                 place: Place::decode(body)?,
+            },
+            MEMBER => {
+                Self::Member { epoch: SetEpoch(body.varint()?), membership: body.blob_bytes()? }
+            }
+            STAND => Self::Stand {
+                standing: Standing::try_from(body.u8()?)?,
+                floor: Ballot::decode(body)?,
+                purge_floor: Ballot::decode(body)?,
             },
             ERASE => Self::Erase { register: body.blob_bytes()? },
             _ => return Err(CodecError::Unknown("log record")),

@@ -1,10 +1,11 @@
 //! The bytes of a manifest (docs/format/index.md).
 //!
 //! ```text
-//! magic 8 = "HFMANIF1" | drive 16 | sequence u64
+//! magic 8 = "HFMANIF2" | drive 16 | sequence u64
 //!   | log: segment varint, offset varint, batch varint, chain 16
-//!   | facts: open count varint, set epoch varint, floor 28, ceiling 28, purge floor 28,
+//!   | facts: open count varint, set epoch varint, standing u8, floor 28, ceiling 28, purge floor 28,
 //!            registers varint, repairs varint, used bytes varint
+//!   | membership blob
 //!   | buckets: count varint, each a bucket stamp
 //!   | volumes: count varint, each: volume varint, blocks varint, bitmap bytes varint, page refs
 //!   | segments: count varint, each: segment, live shards, live bytes, last batch varint
@@ -26,11 +27,12 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 use super::Pages;
 use crate::{
     checkpoint::{Checkpoint, DurableFacts, LogPosition, SegmentUse, VolumeMap},
+    member::Standing,
     meta_index::Lsn,
     runs::{RunId, RunMeta},
 };
 
-const MAGIC: [u8; 8] = *b"HFMANIF1";
+const MAGIC: [u8; 8] = *b"HFMANIF2";
 const CHECKSUM_BYTES: usize = 16;
 
 /// Bytes of a bitmap page.
@@ -136,6 +138,7 @@ pub fn encode(checkpoint: &Checkpoint, pages: &Pages) -> Vec<u8> {
     out.raw(&checkpoint.sequence.to_be_bytes());
     encode_log(&checkpoint.log, &mut out);
     encode_facts(&checkpoint.facts, &mut out);
+    out.blob(&checkpoint.membership);
     out.varint(checkpoint.buckets.len() as u64);
     for bucket in &checkpoint.buckets {
         bucket.encode(&mut out);
@@ -184,13 +187,16 @@ pub fn decode(bytes: &[u8]) -> Result<(Checkpoint, Pages), CodecError> {
     let sequence = u64::from_be_bytes(input.array()?);
     let log = decode_log(&mut input)?;
     let facts = decode_facts(&mut input)?;
+    let membership = input.blob_bytes()?;
     let buckets = decode_list(&mut input, BucketStamp::decode)?;
     let mut pages = Pages::new();
     let volumes = decode_list(&mut input, |input| decode_volume(input, &mut pages))?;
     let segments = decode_list(&mut input, decode_segment)?;
     let runs = decode_list(&mut input, decode_run)?;
     input.finish()?;
-    Ok((Checkpoint { drive, sequence, log, facts, buckets, volumes, segments, runs }, pages))
+    let checkpoint =
+        Checkpoint { drive, sequence, log, facts, membership, buckets, volumes, segments, runs };
+    Ok((checkpoint, pages))
 }
 
 /// A count and as many items. Every item has at least one byte, which bounds the allocation.
@@ -224,6 +230,7 @@ fn decode_log(input: &mut Reader<'_>) -> Result<LogPosition, CodecError> {
 fn encode_facts(facts: &DurableFacts, out: &mut Writer) {
     out.varint(facts.open_count);
     out.varint(facts.set_epoch.0);
+    out.u8(facts.standing as u8);
     for ballot in [&facts.floor, &facts.ceiling, &facts.purge_floor] {
         ballot.encode(out);
     }
@@ -236,6 +243,7 @@ fn decode_facts(input: &mut Reader<'_>) -> Result<DurableFacts, CodecError> {
     Ok(DurableFacts {
         open_count: input.varint()?,
         set_epoch: SetEpoch(input.varint()?),
+        standing: Standing::try_from(input.u8()?)?,
         floor: Ballot::decode(input)?,
         ceiling: Ballot::decode(input)?,
         purge_floor: Ballot::decode(input)?,

@@ -10,6 +10,7 @@ use super::*;
 use crate::{
     checkpoint::{DurableFacts, SegmentUse, VolumeMap},
     disk_sim::{Mishap, SimDisk},
+    member::Standing,
     meta_index::Lsn,
     runs::RunMeta,
 };
@@ -42,6 +43,7 @@ fn checkpoint(sequence: u64, random: &SeededRandom) -> Checkpoint {
         facts: DurableFacts {
             open_count: random.next_u64(),
             set_epoch: SetEpoch(2),
+            standing: Standing::Rebuilding,
             floor: ballot(1),
             ceiling: ballot(2),
             purge_floor: ballot(3),
@@ -49,6 +51,7 @@ fn checkpoint(sequence: u64, random: &SeededRandom) -> Checkpoint {
             repairs: 5,
             used_bytes: 6,
         },
+        membership: Bytes::from_static(b"who"),
         buckets: vec![BucketStamp::REGISTRY; 3],
         volumes: vec![
             VolumeMap { volume: 1, blocks: bitmap.len() as u32 * 8, bitmap },

@@ -13,23 +13,28 @@
 //! itself. The supervisor is never on the way of a request: routes are shared with the carrier.
 
 mod opening;
+mod reseat;
 mod routes;
 mod start;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use actix::prelude::*;
-use holdfast_types::{ClusterId, DriveId, DriveState, seam::Clock};
+use holdfast_types::{ClusterId, DriveId, DriveState, limits, seam::Clock};
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 
 pub(crate) use self::routes::{Bulk, NodeShared, Route, Routes, SeatView};
 pub use self::{
-    opening::{DiskFactory, OpenRefusal, Opened},
-    start::{NodeHandle, StartError, arbiters_of, start_supervisor},
+    opening::{DiskFactory, OpenRefusal, Opened, Trouble},
+    reseat::{Fail, Reseat},
+    routes::NOT_HERE,
+    start::{NodeHandle, SeatReport, StartError, arbiters_of, start_supervisor},
 };
 use crate::{
     actor::{Adopt, DriveEvent, DriveGroup, DriveParts, Place, Release},
     drive::DriveOptions,
+    suspect::{self, Meter, Suspicion, WINDOW_MICROS},
 };
 
 /// A drive that died this often is faulty until its node restarts: opening it again does not help.
@@ -58,6 +63,9 @@ pub struct NodeLimits {
     pub inline_bytes: usize,
     /// Bytes of shard streams in memory, over all drives.
     pub bulk_bytes: usize,
+    /// One drive may have one such part of operations and stream bytes under way, so that one that
+    /// hangs leaves the rest to the others.
+    pub share: usize,
     /// Bulk I/O threads of each drive.
     pub io_threads: usize,
     /// Jobs that wait for each drive and priority.
@@ -75,6 +83,7 @@ impl Default for NodeLimits {
             operations: 2 * holdfast_types::limits::BATCH_REQUESTS_MAX,
             inline_bytes: 256 << 20,
             bulk_bytes: 512 << 20,
+            share: 4,
             io_threads: 4,
             io_depth: 4096,
             index_patience: Some(Duration::from_secs(30)),
@@ -116,6 +125,8 @@ struct SeatState {
     failures: u32,
     /// Rises whenever the drive is opened; late news of an earlier one is ignored.
     incarnation: u64,
+    /// What is measured of the drive that serves, and whether it is slow against its siblings.
+    judged: Option<(Arc<Meter>, Suspicion)>,
 }
 
 /// The parent of a node's drive actors.
@@ -148,10 +159,33 @@ impl NodeSupervisor {
             status: Status::Opening,
             failures: 0,
             incarnation: 0,
+            judged: None,
         });
         let seats = seats.collect();
         shared.set_groups(groups.clone());
         Self { config, shared, groups, seats, claims: Arc::default(), closing: None }
+    }
+
+    /// Compares the drives that serve with each other (DRIVE.md, "States").
+    fn judge(&mut self) {
+        let serving = |state: &&mut SeatState| matches!(state.status, Status::Serving { .. });
+        let mut seats: Vec<_> = self
+            .seats
+            .iter_mut()
+            .filter(serving)
+            .filter_map(|state| Some((&state.seat.path, state.judged.as_mut()?)))
+            .collect();
+        let seen: Vec<_> = seats.iter().map(|(_, (meter, _))| meter.window()).collect();
+        for (at, (path, (meter, suspicion))) in seats.iter_mut().enumerate() {
+            let others = seen.iter().enumerate().filter(|(other, _)| *other != at);
+            let siblings: Vec<_> = others.map(|(_, latency)| *latency).collect();
+            let next = suspicion.judge(seen[at], &siblings);
+            if next.is_suspect != suspicion.is_suspect {
+                tracing::warn!(path, suspect = next.is_suspect, seen = ?seen[at], "a drive is judged");
+                meter.set_verdict(next.is_suspect.then(|| suspect::reason(seen[at])));
+            }
+            *suspicion = next;
+        }
     }
 
     /// Opens a seat's drive on a thread of its own; the news comes as [`Opened`].
@@ -173,17 +207,17 @@ impl NodeSupervisor {
         };
         let done = move |result| address.do_send(Opened { seat: at, incarnation, result });
         if let Err(cause) = opening::spawn("hf-open", move || done(opening.run())) {
-            self.give_up(at, &cause);
+            self.give_up(at, &cause, Trouble::Other);
         }
     }
 
     /// The seat's drive does not serve, for this reason.
-    fn give_up(&mut self, at: usize, reason: &str) {
+    fn give_up(&mut self, at: usize, reason: &str, trouble: Trouble) {
         let state = &mut self.seats[at];
         tracing::error!(path = state.seat.path, reason, "a drive does not serve");
         state.status = Status::Down;
         let view = SeatView::down(&state.seat, DriveState::Faulty, reason);
-        self.shared.set_seat(at, view);
+        self.shared.set_seat(at, view.with_trouble(trouble));
     }
 
     /// Takes a seat's drive out of its actor and closes it on a thread of its own, then calls `then`
@@ -207,11 +241,27 @@ impl NodeSupervisor {
     fn opened(&mut self, at: usize, parts: DriveParts) {
         let state = &mut self.seats[at];
         let Some(drive) = parts.drive.as_ref() else { return };
-        let bulk = Bulk { uploads: drive.upload_port(), io: parts.io.clone() };
+        let limits = &self.config.limits;
+        let share = |count: usize| {
+            let permits = (count / limits.share.max(1)).clamp(1, Semaphore::MAX_PERMITS);
+            Arc::new(Semaphore::new(permits))
+        };
+        let bytes = share(limits.bulk_bytes.max(4 * limits.share * limits::CHUNK_BYTES));
+        let meter = Arc::clone(&parts.meter);
+        let bulk = Bulk {
+            uploads: drive.upload_port(),
+            io: parts.io.clone(),
+            meter: meter.clone(),
+            bytes,
+        };
+        state.judged = Some((meter, Suspicion::default()));
         state.status = Status::Serving { id: parts.id };
         tracing::info!(path = state.seat.path, drive = %parts.id, "a drive serves");
-        let view =
-            SeatView::serving(&state.seat, parts.id, Route::new(state.group, state.slot, bulk));
+        let view = SeatView::serving(
+            &state.seat,
+            parts.id,
+            Route::new(state.group, state.slot, bulk, share(limits.operations)),
+        );
         self.groups[state.group].do_send(Adopt { slot: state.slot, parts });
         // After the adoption is on its way: a request that follows the route finds the drive.
         self.shared.set_seat(at, view);
@@ -225,6 +275,7 @@ impl Actor for NodeSupervisor {
         for at in 0..self.seats.len() {
             self.open(at, ctx);
         }
+        ctx.run_interval(Duration::from_micros(WINDOW_MICROS), |supervisor, _| supervisor.judge());
     }
 }
 
@@ -239,7 +290,9 @@ impl Handler<Opened> for NodeSupervisor {
                 // Opened too late for anybody: close it where that may block.
                 let _ = opening::spawn("hf-close", move || parts.close());
             }
-            Err(OpenRefusal(reason)) if current => self.give_up(opened.seat, &reason),
+            Err(OpenRefusal { reason, trouble }) if current => {
+                self.give_up(opened.seat, &reason, trouble);
+            }
             Err(_) => {}
         }
     }
@@ -268,7 +321,8 @@ impl Handler<News> for NodeSupervisor {
         let failures = state.failures;
         if failures >= FAILURES_MAX {
             let cure = "restart its node after a look at the log, or replace it";
-            self.give_up(news.seat, &format!("it failed {failures} times ({cause}); {cure}"));
+            let reason = format!("it failed {failures} times ({cause}); {cure}");
+            self.give_up(news.seat, &reason, Trouble::Other);
             self.close(news.seat, || ());
             return;
         }

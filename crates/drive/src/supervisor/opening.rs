@@ -15,6 +15,7 @@ use crate::{
     actor::{DriveParts, Report},
     disk::{Disk, DiskError},
     drive::{Drive, DriveOptions},
+    error::DriveFault,
     identity::Identity,
     meta_index::IndexBackend,
 };
@@ -22,9 +23,43 @@ use crate::{
 /// Opens the device of a seat.
 pub type DiskFactory = Arc<dyn Fn() -> Result<Arc<dyn Disk>, DiskError> + Send + Sync>;
 
-/// Why a drive does not serve: one line of cause and cure.
+/// Why a drive does not serve.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct OpenRefusal(pub String);
+pub struct OpenRefusal {
+    /// One line of cause and cure.
+    pub reason: String,
+    /// What kind of trouble it is.
+    pub trouble: Trouble,
+}
+
+/// What is the matter with a seat, as far as it decides what may be done about it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Trouble {
+    /// Nothing, or nothing that a new drive would cure.
+    #[default]
+    Other,
+    /// Nothing is there: a blank drive.
+    Blank,
+    /// What was there is not what the others were promised: its memory is lost.
+    Amnesic,
+}
+
+impl OpenRefusal {
+    fn new(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), trouble: Trouble::Other }
+    }
+}
+
+impl From<DriveFault> for OpenRefusal {
+    fn from(fault: DriveFault) -> Self {
+        let trouble = match &fault {
+            DriveFault::Blank { .. } => Trouble::Blank,
+            DriveFault::Amnesic { .. } => Trouble::Amnesic,
+            _ => Trouble::Other,
+        };
+        Self { reason: fault.to_string(), trouble }
+    }
+}
 
 /// News of an opening.
 #[derive(Message)]
@@ -52,7 +87,7 @@ impl Opening {
     pub fn run(self) -> Result<DriveParts, OpenRefusal> {
         match catch_unwind(AssertUnwindSafe(|| self.try_run())) {
             Ok(result) => result,
-            Err(_) => Err(OpenRefusal(format!(
+            Err(_) => Err(OpenRefusal::new(format!(
                 "open drive {}: it panicked; please report this with the node's log",
                 self.seat.path
             ))),
@@ -61,20 +96,26 @@ impl Opening {
 
     fn try_run(&self) -> Result<DriveParts, OpenRefusal> {
         let path = &self.seat.path;
-        let refuse = |cause: &dyn std::fmt::Display| OpenRefusal(cause.to_string());
+        let refuse = |cause: &dyn std::fmt::Display| OpenRefusal::new(cause.to_string());
         let disk = (self.seat.disk)().map_err(|e| {
             refuse(&format_args!("open drive {path}: {e}; is its file system mounted?"))
         })?;
         // Before anything is written: a drive that is not ours stays as it is.
-        if let Some(found) = Identity::load(&*disk).map_err(|e| refuse(&e))? {
+        if let Some(found) = Identity::load(&*disk)? {
             self.claim(found.drive)?;
         }
         let options = self.options(&*disk);
         let clock = self.config.clock.clone();
-        let drive = Drive::open(disk, options, clock).map_err(|e| refuse(&e))?;
+        let drive = Drive::open(disk, options, clock)?;
         let limits = &self.config.limits;
-        DriveParts::start(drive, limits.io_threads, limits.io_depth, self.report.clone())
-            .map_err(|e| refuse(&format_args!("open drive {path}: no threads: {e}")))
+        DriveParts::start(
+            drive,
+            self.config.clock.clone(),
+            limits.io_threads,
+            limits.io_depth,
+            self.report.clone(),
+        )
+        .map_err(|e| refuse(&format_args!("open drive {path}: no threads: {e}")))
     }
 
     /// The options of this drive: its cluster, and sled where there is a file system for it.
@@ -92,16 +133,16 @@ impl Opening {
     fn claim(&self, found: DriveId) -> Result<(), OpenRefusal> {
         let path = &self.seat.path;
         if let Some(expected) = self.seat.expected.filter(|expected| *expected != found) {
-            return Err(OpenRefusal(format!(
+            return Err(OpenRefusal::new(format!(
                 "open drive {path}: it is drive {found}, but the layout has {expected} here; mount the \
-                 right file system"
+                 right file system, or empty the folder to have it taken in as a new drive"
             )));
         }
         let mut claims = self.claims.lock();
         let holder = *claims.entry(found).or_insert(self.at);
         if holder != self.at {
             let other = &self.config.seats[holder].path;
-            return Err(OpenRefusal(format!(
+            return Err(OpenRefusal::new(format!(
                 "open drive {path}: it is drive {found}, which {other} is, too; a copy of a drive must \
                  never serve: take one of them out"
             )));

@@ -7,13 +7,17 @@ use holdfast_types::{DriveId, DriveState, ErrorClass, limits, seam::Clock};
 use parking_lot::RwLock;
 use tokio::sync::{Notify, Semaphore};
 
-use super::{NodeLimits, Seat};
+use super::{NodeLimits, Seat, Trouble};
 use crate::{
     actor::DriveGroup,
     api::{DriveError, DriveFacts},
     io_pool::IoPool,
+    suspect::Meter,
     volume::upload::UploadPort,
 };
+
+/// What a node says of a drive that none of its seats has.
+pub const NOT_HERE: &str = "it is not of this node";
 
 /// How shards get to a drive and from it, past its actor.
 #[derive(Clone)]
@@ -22,6 +26,10 @@ pub struct Bulk {
     pub uploads: UploadPort,
     /// Whose threads move them.
     pub io: IoPool,
+    /// Measures what they wait for.
+    pub meter: Arc<Meter>,
+    /// Admits bytes of streams to this drive: its share of the node's.
+    pub bytes: Arc<Semaphore>,
 }
 
 /// Where a serving drive is.
@@ -33,11 +41,19 @@ pub struct Route {
     pub slot: usize,
     /// Its bulk side.
     pub bulk: Bulk,
+    /// Admits requests to this drive: its share of the node's. A permit is given back when the drive
+    /// has answered or dropped the request, whether anybody waits for that or not.
+    pub under_way: Arc<Semaphore>,
 }
 
 impl Route {
-    pub(super) const fn new(group: usize, slot: usize, bulk: Bulk) -> Self {
-        Self { group, slot, bulk }
+    pub(super) const fn new(
+        group: usize,
+        slot: usize,
+        bulk: Bulk,
+        under_way: Arc<Semaphore>,
+    ) -> Self {
+        Self { group, slot, bulk, under_way }
     }
 }
 
@@ -52,6 +68,10 @@ pub struct SeatView {
     pub state: DriveState,
     /// Why it does not serve.
     pub reason: String,
+    /// What kind of trouble that is.
+    pub trouble: Trouble,
+    /// Whether the drive that was there is still being closed: its folder is not free.
+    pub is_closing: bool,
     /// Whether it is still being opened for the first time.
     pub is_opening: bool,
     /// The way there, when it serves.
@@ -70,6 +90,8 @@ impl SeatView {
             drive: seat.expected,
             state,
             reason: reason.to_owned(),
+            trouble: Trouble::Other,
+            is_closing: false,
             is_opening: false,
             route: None,
         }
@@ -77,6 +99,14 @@ impl SeatView {
 
     pub(super) fn serving(seat: &Seat, drive: DriveId, route: Route) -> Self {
         Self { route: Some(route), drive: Some(drive), ..Self::down(seat, DriveState::Healthy, "") }
+    }
+
+    pub(super) fn with_trouble(self, trouble: Trouble) -> Self {
+        Self { trouble, ..self }
+    }
+
+    pub(super) fn closing(self) -> Self {
+        Self { is_closing: true, ..self }
     }
 
     pub(super) fn with_drive(self, drive: DriveId) -> Self {
@@ -124,7 +154,7 @@ impl Routes {
     pub fn route_to(&self, drive: DriveId) -> Result<&Route, DriveError> {
         let seat = self.seat_of(drive);
         seat.and_then(|seat| seat.route.as_ref()).ok_or_else(|| {
-            let reason = seat.map_or("it is not of this node", |seat| &seat.reason);
+            let reason = seat.map_or(NOT_HERE, |seat| &seat.reason);
             DriveError::failed(drive, ErrorClass::Unavailable, reason)
         })
     }

@@ -4,11 +4,11 @@
 use std::{sync::Arc, time::Duration};
 
 use actix::prelude::*;
-use holdfast_types::DriveState;
+use holdfast_types::{DriveId, DriveState};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::{NodeConfig, NodeShared, NodeSupervisor, SeatView, Shutdown};
+use super::{Fail, NodeConfig, NodeShared, NodeSupervisor, Reseat, SeatView, Shutdown, Trouble};
 use crate::{
     actor::Place,
     api::{DriveFacts, DriveReply, DriveRequest},
@@ -69,6 +69,23 @@ pub fn start_supervisor(config: NodeConfig) -> Result<NodeHandle, StartError> {
     Ok(NodeHandle { shared, supervisor, system, thread: Arc::new(Mutex::new(Some(thread))) })
 }
 
+/// A seat of a running node, without asking its drive.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SeatReport {
+    /// Its path.
+    pub path: String,
+    /// Who serves there; else who is expected.
+    pub drive: Option<DriveId>,
+    /// Whether a drive serves there.
+    pub serves: bool,
+    /// Whether one is being opened, or closed: its folder is not free.
+    pub is_busy: bool,
+    /// What is the matter, when none does.
+    pub trouble: Trouble,
+    /// Why, in words.
+    pub reason: String,
+}
+
 /// A running node.
 #[derive(Clone)]
 pub struct NodeHandle {
@@ -83,6 +100,30 @@ impl NodeHandle {
     #[must_use]
     pub fn node(&self) -> Arc<LocalNode> {
         Arc::new(LocalNode::new(Arc::clone(&self.shared)))
+    }
+
+    /// The seats, in the order of the configuration.
+    #[must_use]
+    pub fn seats(&self) -> Vec<SeatReport> {
+        let report = |seat: &SeatView| SeatReport {
+            path: seat.path.clone(),
+            drive: seat.drive,
+            serves: seat.route.is_some(),
+            is_busy: seat.is_opening || seat.is_closing,
+            trouble: seat.trouble,
+            reason: seat.reason.clone(),
+        };
+        self.shared.routes().seats.iter().flatten().map(report).collect()
+    }
+
+    /// Another drive is in a seat's folder: opens it, after closing the one that serves.
+    pub fn reseat(&self, seat: usize, expected: DriveId) {
+        self.supervisor.do_send(Reseat { seat, expected: Some(expected) });
+    }
+
+    /// What `drive` lies on is gone from under it: it serves no more.
+    pub fn fail(&self, seat: usize, drive: DriveId, reason: String) {
+        self.supervisor.do_send(Fail { seat, drive, reason });
     }
 
     /// Waits until each drive serves or is known not to, at most for `patience`. `false` when some

@@ -1,5 +1,6 @@
 //! A drive end to end on the simulated disk and on a real folder: answers, survival, cost in syncs.
 
+mod idle;
 mod rig;
 mod waiting;
 

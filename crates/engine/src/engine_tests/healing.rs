@@ -13,7 +13,7 @@ use crate::{
 const SIZES: [usize; 4] = [0, 10_240, 200_000, 2 << 20];
 
 /// Whether every drive holds the key's entry settled, with all holders known and its shard there.
-async fn is_whole(world: &World, key: &str) -> bool {
+pub(super) async fn is_whole(world: &World, key: &str) -> bool {
     let operation = world.operation(key).await;
     let full = (1_u32 << world.drives().len()) - 1;
     world.drives().into_iter().all(|(node, drive)| {

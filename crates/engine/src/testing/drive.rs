@@ -1,14 +1,15 @@
 //! A drive in memory: the register rules of `holdfast-register` over ordered maps.
 
 mod chores;
+mod members;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
 use holdfast_drive::api::{
     Accept, DriveError, DriveFacts, DriveReply, DriveRequest, DriveResult, Guard, InlineShard,
-    Install, Pin, Prepare, Purge, Read, Scope, Settle, ShardRead, ShardSource, UploadHandle,
-    UploadTarget,
+    Install, Pin, Prepare, Purge, Read, Scope, Settle, ShardRead, ShardSource, Standing,
+    UploadHandle, UploadTarget,
 };
 use holdfast_register::{
     AcceptVerdict, DriveView, Held, HolderMask, KeyState, KeyView, Refusal, RegisterState,
@@ -40,6 +41,8 @@ pub struct MemoryDrive {
     buckets: HashMap<BucketId, BucketStamp>,
     purge_floor: Ballot,
     set_epoch: SetEpoch,
+    membership: Bytes,
+    standing: Standing,
     floor: Ballot,
     ceiling: Ballot,
     open: u64,
@@ -68,6 +71,8 @@ impl MemoryDrive {
             buckets: HashMap::new(),
             purge_floor: Ballot::ZERO,
             set_epoch,
+            membership: Bytes::new(),
+            standing: Standing::Counting,
             floor: Ballot::ZERO,
             ceiling: Ballot::ZERO,
             open: 1,
@@ -171,6 +176,7 @@ impl MemoryDrive {
 
     /// Carries out one command.
     pub(super) fn handle(&mut self, now: HybridTime, request: DriveRequest) -> DriveResult {
+        self.check_joined(&request)?;
         match request {
             DriveRequest::Accept(accept) => self.accept(now, accept),
             DriveRequest::Install(install) => self.install(now, install),
@@ -189,6 +195,7 @@ impl MemoryDrive {
                 Ok(DriveReply::Done)
             }
             DriveRequest::Facts => Ok(DriveReply::Facts(self.facts())),
+            DriveRequest::Member(request) => self.member(now, request),
         }
     }
 
@@ -203,6 +210,7 @@ impl MemoryDrive {
     }
 
     fn admit(&mut self, now: HybridTime, scope: Scope, write: bool) -> Result<(), DriveError> {
+        self.set_epoch = self.set_epoch.max(scope.set_epoch);
         let known = self.buckets.get(&scope.bucket.id).copied();
         let view = self.view(now);
         let admitted = decide::admit(&view, known, scope.bucket, scope.set_epoch, write);

@@ -122,6 +122,7 @@ impl Cluster {
             drive: id(node, at),
             node: NodeIndex(node as u16),
             path: path(at),
+            rebuilding: false,
         };
         let set = |index: usize| SetLayout {
             index: SetIndex(index as u16),

@@ -18,7 +18,7 @@ use holdfast_drive::{
 };
 use holdfast_register::Refusal;
 use holdfast_types::{DriveId, ErrorClass, HybridTime, OperationId, seam::Clock};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use super::drive::MemoryDrive;
 use crate::task;
@@ -44,7 +44,7 @@ struct Cell {
 pub struct MemoryNode {
     name: String,
     clock: Arc<dyn Clock>,
-    cells: BTreeMap<DriveId, Arc<Cell>>,
+    cells: RwLock<BTreeMap<DriveId, Arc<Cell>>>,
     calls: AtomicU64,
     upload_bytes: Arc<AtomicUsize>,
     blocks_read: Arc<AtomicU64>,
@@ -57,7 +57,7 @@ impl MemoryNode {
             let id = drive.id();
             (id, Arc::new(Cell { faults: Faults::default(), drive: Mutex::new(drive) }))
         };
-        let cells = drives.into_iter().map(cell).collect();
+        let cells = RwLock::new(drives.into_iter().map(cell).collect());
         let (calls, upload_bytes) = (AtomicU64::new(0), Arc::default());
         Self {
             name,
@@ -73,7 +73,7 @@ impl MemoryNode {
     /// The drives' identities.
     #[must_use]
     pub fn drives(&self) -> Vec<DriveId> {
-        self.cells.keys().copied().collect()
+        self.cells.read().keys().copied().collect()
     }
 
     /// Looks at, or changes, what a drive holds.
@@ -91,7 +91,7 @@ impl MemoryNode {
 
     /// No drive of the node serves.
     pub fn set_all_down(&self, down: bool) {
-        self.cells.values().for_each(|cell| cell.faults.down.store(down, SeqCst));
+        self.cells.read().values().for_each(|cell| cell.faults.down.store(down, SeqCst));
     }
 
     /// The drive refuses every Accept with `refusal`.
@@ -135,6 +135,16 @@ impl MemoryNode {
         self.cell(drive).drive.lock().rot(operation)
     }
 
+    /// The drive is replaced by a blank one, `fresh`, which joins: its former identity is gone.
+    pub fn wipe(&self, drive: DriveId, fresh: DriveId) {
+        let now = self.now();
+        let blank = self.cell(drive).drive.lock().wiped(fresh, now);
+        let cell = Cell { faults: Faults::default(), drive: Mutex::new(blank) };
+        let mut cells = self.cells.write();
+        cells.remove(&drive);
+        cells.insert(fresh, Arc::new(cell));
+    }
+
     /// Messages received.
     pub fn calls(&self) -> u64 {
         self.calls.load(SeqCst)
@@ -154,17 +164,17 @@ impl MemoryNode {
         HybridTime::from_micros(self.clock.wall_micros())
     }
 
-    fn cell(&self, drive: DriveId) -> &Arc<Cell> {
-        self.cells.get(&drive).expect("a drive of this node")
+    fn cell(&self, drive: DriveId) -> Arc<Cell> {
+        self.cells.read().get(&drive).expect("a drive of this node").clone()
     }
 
     fn serving(&self, drive: DriveId) -> Result<Arc<Cell>, DriveError> {
         let missing = || DriveError::failed(drive, ErrorClass::Unavailable, "no such drive");
-        let cell = self.cells.get(&drive).ok_or_else(missing)?;
+        let cell = self.cells.read().get(&drive).cloned().ok_or_else(missing)?;
         if cell.faults.down.load(SeqCst) {
             return Err(DriveError::failed(drive, ErrorClass::Unavailable, "connection refused"));
         }
-        Ok(cell.clone())
+        Ok(cell)
     }
 
     /// Carries one drive's requests out in order.

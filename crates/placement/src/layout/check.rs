@@ -27,11 +27,9 @@ impl Layout {
             if set.index.get() != index {
                 return invalid(format!("set {} stands at place {index}", set.index));
             }
-            if set.drives.is_empty() || set.drives.len() > usize::from(DRIVES_MAX) {
-                return invalid(format!("set {index} has {} drives", set.drives.len()));
-            }
+            set.check()?;
             for slot in &set.drives {
-                self.check_slot(set, slot)?;
+                self.check_node(slot)?;
                 if !drives.insert(slot.drive) {
                     return invalid(format!("drive {} has two slots", slot.drive));
                 }
@@ -71,16 +69,35 @@ impl Layout {
         Ok(())
     }
 
-    fn check_slot(&self, set: &SetLayout, slot: &DriveSlot) -> Result<(), PlacementError> {
-        let DriveSlot { drive, node, path } = slot;
-        if *drive == DriveId::NIL {
-            return invalid(format!("a drive of set {} has no id", set.index));
-        }
+    fn check_node(&self, slot: &DriveSlot) -> Result<(), PlacementError> {
+        let DriveSlot { drive, node, .. } = slot;
         if node.get() >= self.nodes.len() {
             return invalid(format!("drive {drive} is on node {node}, which does not exist"));
         }
-        if !is_absolute_path(path) {
-            return invalid(format!("drive {drive} has path {path:?}"));
+        Ok(())
+    }
+}
+
+impl SetLayout {
+    /// Checks what can be said of a set without its layout.
+    ///
+    /// # Errors
+    /// [`PlacementError::DocumentInvalid`] naming what is wrong.
+    pub(super) fn check(&self) -> Result<(), PlacementError> {
+        let (index, count) = (self.index, self.drives.len());
+        if self.drives.is_empty() || count > usize::from(DRIVES_MAX) {
+            return invalid(format!("set {index} has {count} drives"));
+        }
+        for (at, DriveSlot { drive, path, .. }) in self.drives.iter().enumerate() {
+            if *drive == DriveId::NIL {
+                return invalid(format!("a drive of set {index} has no id"));
+            }
+            if self.drives[..at].iter().any(|other| other.drive == *drive) {
+                return invalid(format!("drive {drive} has two slots"));
+            }
+            if !is_absolute_path(path) {
+                return invalid(format!("drive {drive} has path {path:?}"));
+            }
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Commands, replies and errors as protocol messages and back, without loss (INV-FAB-2).
 
 mod error;
+mod member;
 mod reply;
 mod request;
 #[cfg(test)]

@@ -60,6 +60,7 @@ fn reply(reply: &DriveReply) -> v1::DriveReply {
         }
         DriveReply::Facts(known) => Reply::Facts(facts(known)),
         DriveReply::Done => Reply::Done(true),
+        DriveReply::Member(told) => Reply::Member(super::member::reply(told)),
     };
     v1::DriveReply { reply: Some(kind) }
 }
@@ -78,10 +79,11 @@ fn read_reply(message: v1::DriveReply) -> Result<DriveReply, WireError> {
         }
         Reply::Facts(known) => DriveReply::Facts(read_facts(known)?),
         Reply::Done(_) => DriveReply::Done,
+        Reply::Member(told) => DriveReply::Member(super::member::read_reply(told)?),
     })
 }
 
-fn read_status(number: u32) -> Result<ShardStatus, WireError> {
+pub(super) fn read_status(number: u32) -> Result<ShardStatus, WireError> {
     [ShardStatus::NoData, ShardStatus::Present, ShardStatus::Missing]
         .into_iter()
         .find(|status| u32::from(*status as u8) == number)

@@ -173,6 +173,7 @@ fn request<'a>(command: &'a DriveRequest, to: &mut Tables<'a>) -> v1::drive_requ
             ttl_micros: pin.ttl_micros,
         }),
         DriveRequest::Facts => Kind::Facts(true),
+        DriveRequest::Member(asked) => Kind::Member(super::member::request(asked)),
     }
 }
 
@@ -203,7 +204,7 @@ fn scanned(scan: &Scan) -> v1::Scan {
     }
 }
 
-fn source(source: &ShardSource) -> v1::ShardSource {
+pub(super) fn source(source: &ShardSource) -> v1::ShardSource {
     use v1::shard_source::Source;
     let kind = match source {
         ShardSource::NoData => Source::NoData(true),
@@ -215,7 +216,7 @@ fn source(source: &ShardSource) -> v1::ShardSource {
     v1::ShardSource { source: Some(kind) }
 }
 
-fn read_source(message: Option<v1::ShardSource>) -> Result<ShardSource, WireError> {
+pub(super) fn read_source(message: Option<v1::ShardSource>) -> Result<ShardSource, WireError> {
     use v1::shard_source::Source;
     let source = message.and_then(|message| message.source);
     Ok(match source.ok_or(WireError::Missing("shard source"))? {
@@ -243,7 +244,7 @@ fn read_chore_kind(number: u32) -> Result<ChoreKind, WireError> {
         .ok_or(WireError::Malformed("chore kind"))
 }
 
-fn operation(bytes: &[u8]) -> Result<OperationId, WireError> {
+pub(super) fn operation(bytes: &[u8]) -> Result<OperationId, WireError> {
     value::read_id(bytes, "operation").map(OperationId::from_bytes)
 }
 
@@ -317,6 +318,7 @@ impl Records {
             Kind::InstallBucket(at) => DriveRequest::InstallBucket(read_scope(Some(&at))?),
             Kind::Pin(pin) => DriveRequest::Pin(read_pin(&pin)?),
             Kind::Facts(_) => DriveRequest::Facts,
+            Kind::Member(asked) => DriveRequest::Member(super::member::read_request(asked)?),
         })
     }
 

@@ -113,7 +113,60 @@ fn requests() -> Vec<DriveRequest> {
         let space = Keyspace::Upload;
         all.push(DriveRequest::Scan(Scan { scope, space, start, end, limit: 5, metadata: yes }));
     }
+    all.extend(members().into_iter().map(DriveRequest::Member));
     all
+}
+
+fn issued() -> Issued {
+    Issued { floor: ballot(4), purge_floor: ballot(5), buckets: vec![stamp(); 2] }
+}
+
+fn members() -> Vec<MemberRequest> {
+    let membership = Bytes::from_static(b"{}");
+    let issue = Issue { set: SetIndex(3), epoch: SetEpoch(u64::MAX), membership };
+    let part = RegisterKey::part(BucketId(7), b"k\0", OperationId(3), 9);
+    vec![
+        MemberRequest::Issue(issue.clone()),
+        MemberRequest::Membership,
+        MemberRequest::Begin(Begin { issue, collected: issued() }),
+        MemberRequest::Rebuilt(SetEpoch(8)),
+        MemberRequest::ListIndex(ListIndex { scope: scope(), start: Bytes::new(), limit: 7 }),
+        MemberRequest::Restock(Restock {
+            scope: scope(),
+            key: part,
+            version: VersionId(5),
+            operation: OperationId(6),
+            geometry: Geometry::new(3, 5, 1 << 20),
+            shard: ShardIndex(4),
+            source: ShardSource::Inline(Bytes::from_static(b"shard")),
+        }),
+    ]
+}
+
+fn member_replies() -> Vec<MemberReply> {
+    let entry = IndexEntry {
+        operation: OperationId(1),
+        ballot: ballot(2),
+        data_shards: 12,
+        settled: true,
+        shard: ShardStatus::Missing,
+        parts_missing: 3,
+    };
+    let key = RegisterKey::bucket("photos");
+    let line = IndexLine { key, version: VersionId(9), entries: vec![entry; 2] };
+    let known = |standing| MemberReply::Membership {
+        epoch: SetEpoch(4),
+        document: Bytes::from_static(b"{}"),
+        standing,
+    };
+    vec![
+        MemberReply::Issued(issued()),
+        MemberReply::Index(IndexPage { lines: vec![line], next: Some(Bytes::new()) }),
+        MemberReply::Index(IndexPage::default()),
+        known(Standing::Counting),
+        known(Standing::Joining),
+        known(Standing::Rebuilding),
+    ]
 }
 
 fn view() -> KeyView {
@@ -199,6 +252,7 @@ fn results() -> Vec<DriveResult> {
         Ok(DriveReply::Chores(vec![chore])),
         Ok(DriveReply::Done),
     ];
+    all.extend(member_replies().into_iter().map(|reply| Ok(DriveReply::Member(reply))));
     for status in [ShardStatus::NoData, ShardStatus::Present, ShardStatus::Missing] {
         all.push(Ok(DriveReply::Accepted(status)));
     }

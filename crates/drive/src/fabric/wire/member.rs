@@ -1,0 +1,177 @@
+//! How drives come and go, as messages and back.
+
+use holdfast_proto::{WireError, v1, value};
+use holdfast_types::{
+    BucketStamp, RegisterKey, SetEpoch, SetIndex, ShardIndex, VersionId, codec::CodecError,
+};
+
+use super::{
+    read_scope,
+    reply::read_status,
+    request::{operation, read_source, source},
+    scope,
+};
+use crate::api::{
+    Begin, IndexEntry, IndexLine, IndexPage, Issue, Issued, ListIndex, MemberReply, MemberRequest,
+    Restock, Standing,
+};
+
+/// Buckets of a table at most: far above what a cluster has.
+const BUCKETS_MAX: usize = 1 << 20;
+
+pub(super) fn request(asked: &MemberRequest) -> v1::MemberRequest {
+    use v1::member_request::Request as Kind;
+    let kind = match asked {
+        MemberRequest::Issue(issued) => Kind::Issue(issue(issued)),
+        MemberRequest::Membership => Kind::Membership(true),
+        MemberRequest::Begin(begin) => Kind::Begin(v1::Begin {
+            issue: Some(issue(&begin.issue)),
+            collected: Some(told(&begin.collected)),
+        }),
+        MemberRequest::Rebuilt(epoch) => Kind::Rebuilt(epoch.0),
+        MemberRequest::ListIndex(list) => Kind::ListIndex(v1::ListIndex {
+            scope: Some(scope(&list.scope)),
+            start: list.start.clone(),
+            limit: list.limit,
+        }),
+        MemberRequest::Restock(restock) => Kind::Restock(v1::Restock {
+            scope: Some(scope(&restock.scope)),
+            register: restock.key.encode_register(restock.version).into(),
+            operation: value::id(restock.operation.to_bytes()),
+            geometry: value::geometry(&restock.geometry),
+            shard: restock.shard.0.into(),
+            source: Some(source(&restock.source)),
+        }),
+    };
+    v1::MemberRequest { request: Some(kind) }
+}
+
+pub(super) fn read_request(message: v1::MemberRequest) -> Result<MemberRequest, WireError> {
+    use v1::member_request::Request as Kind;
+    Ok(match message.request.ok_or(WireError::Missing("member request"))? {
+        Kind::Issue(issued) => MemberRequest::Issue(read_issue(issued)?),
+        Kind::Membership(_) => MemberRequest::Membership,
+        Kind::Begin(begin) => MemberRequest::Begin(Begin {
+            issue: read_issue(begin.issue.ok_or(WireError::Missing("issue"))?)?,
+            collected: read_told(&begin.collected.ok_or(WireError::Missing("collected"))?)?,
+        }),
+        Kind::Rebuilt(epoch) => MemberRequest::Rebuilt(SetEpoch(epoch)),
+        Kind::ListIndex(list) => MemberRequest::ListIndex(ListIndex {
+            scope: read_scope(list.scope.as_ref())?,
+            start: list.start,
+            limit: list.limit,
+        }),
+        Kind::Restock(restock) => {
+            let (key, version) = read_register(&restock.register)?;
+            MemberRequest::Restock(Restock {
+                scope: read_scope(restock.scope.as_ref())?,
+                key,
+                version,
+                operation: operation(&restock.operation)?,
+                geometry: value::read_geometry(&restock.geometry)?,
+                shard: ShardIndex(value::narrow(restock.shard, "shard")?),
+                source: read_source(restock.source)?,
+            })
+        }
+    })
+}
+
+fn issue(issue: &Issue) -> v1::Issue {
+    let (set, epoch) = (issue.set.0.into(), issue.epoch.0);
+    v1::Issue { set, epoch, membership: issue.membership.clone() }
+}
+
+fn read_issue(message: v1::Issue) -> Result<Issue, WireError> {
+    let set = SetIndex(value::narrow(message.set, "set")?);
+    Ok(Issue { set, epoch: SetEpoch(message.epoch), membership: message.membership })
+}
+
+fn told(issued: &Issued) -> v1::Issued {
+    v1::Issued {
+        floor: value::ballot(&issued.floor),
+        purge_floor: value::ballot(&issued.purge_floor),
+        buckets: issued.buckets.iter().map(value::stamp).collect(),
+    }
+}
+
+fn read_told(message: &v1::Issued) -> Result<Issued, WireError> {
+    if message.buckets.len() > BUCKETS_MAX {
+        return Err(WireError::TooLong("bucket table"));
+    }
+    let stamps = message.buckets.iter().map(|stamp| value::read_stamp(stamp));
+    Ok(Issued {
+        floor: value::read_ballot(&message.floor)?,
+        purge_floor: value::read_ballot(&message.purge_floor)?,
+        buckets: stamps.collect::<Result<Vec<BucketStamp>, _>>()?,
+    })
+}
+
+fn read_register(bytes: &[u8]) -> Result<(RegisterKey, VersionId), WireError> {
+    let wrong = |source: CodecError| WireError::Record { field: "register", source };
+    RegisterKey::decode_register(bytes).map_err(wrong)
+}
+
+pub(super) fn reply(told_by: &MemberReply) -> v1::MemberReply {
+    use v1::member_reply::Reply as Kind;
+    let kind = match told_by {
+        MemberReply::Issued(issued) => Kind::Issued(told(issued)),
+        MemberReply::Membership { epoch, document, standing } => {
+            let (epoch, document) = (epoch.0, document.clone());
+            Kind::Membership(v1::Membership { epoch, document, standing: *standing as u32 })
+        }
+        MemberReply::Index(page) => Kind::Index(v1::IndexPage {
+            lines: page.lines.iter().map(line).collect(),
+            next: page.next.clone(),
+        }),
+    };
+    v1::MemberReply { reply: Some(kind) }
+}
+
+pub(super) fn read_reply(message: v1::MemberReply) -> Result<MemberReply, WireError> {
+    use v1::member_reply::Reply as Kind;
+    Ok(match message.reply.ok_or(WireError::Missing("member reply"))? {
+        Kind::Issued(issued) => MemberReply::Issued(read_told(&issued)?),
+        Kind::Membership(known) => {
+            let standing = value::narrow::<u8>(known.standing, "standing")?;
+            let standing = Standing::try_from(standing)
+                .map_err(|source| WireError::Record { field: "standing", source })?;
+            let epoch = SetEpoch(known.epoch);
+            MemberReply::Membership { epoch, document: known.document, standing }
+        }
+        Kind::Index(page) => MemberReply::Index(IndexPage {
+            lines: page.lines.iter().map(read_line).collect::<Result<_, _>>()?,
+            next: page.next,
+        }),
+    })
+}
+
+fn line(line: &IndexLine) -> v1::IndexLine {
+    let entry = |entry: &IndexEntry| v1::IndexEntry {
+        operation: value::id(entry.operation.to_bytes()),
+        ballot: value::ballot(&entry.ballot),
+        data_shards: entry.data_shards.into(),
+        settled: entry.settled,
+        shard: entry.shard as u32,
+        parts_missing: entry.parts_missing,
+    };
+    v1::IndexLine {
+        register: line.key.encode_register(line.version).into(),
+        entries: line.entries.iter().map(entry).collect(),
+    }
+}
+
+fn read_line(message: &v1::IndexLine) -> Result<IndexLine, WireError> {
+    let (key, version) = read_register(&message.register)?;
+    let entry = |entry: &v1::IndexEntry| {
+        Ok(IndexEntry {
+            operation: operation(&entry.operation)?,
+            ballot: value::read_ballot(&entry.ballot)?,
+            data_shards: value::narrow(entry.data_shards, "data shards")?,
+            settled: entry.settled,
+            shard: read_status(entry.shard)?,
+            parts_missing: entry.parts_missing,
+        })
+    };
+    let entries = message.entries.iter().map(entry).collect::<Result<_, WireError>>()?;
+    Ok(IndexLine { key, version, entries })
+}

@@ -1,0 +1,351 @@
+//! Drives that come and go while the node runs: every few seconds it is looked at what each folder holds,
+//! and what is to be done about it. The decisions are pure; carrying them out is the engine's (set
+//! epochs, rebuilding), the folders' (formatting) and the supervisor's (opening, closing).
+//!
+//! ```text
+//! serves, its identity is gone or another's ----> closed
+//! does not serve, blank or remains, or amnesic --> set aside, a new drive takes the slot over: joining
+//! serves, joining ------------------------------> taken in by the others: rebuilding (the engine's work)
+//! known to the layout elsewhere ----------------> taken over, unless it serves there
+//! ```
+
+use std::{sync::Arc, time::Duration};
+
+use holdfast_drive::{
+    api::{DriveReply, DriveRequest, MemberReply, MemberRequest, Standing},
+    supervisor::{NodeHandle, SeatReport, Trouble},
+};
+use holdfast_engine::Engine;
+use holdfast_placement::Layout;
+use holdfast_types::{DriveId, NodeIndex, SetIndex, seam::Random};
+
+use crate::{
+    folders::Folders,
+    forming::{Document, Found},
+};
+
+/// How often the folders are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// A drive answers where it stands within this time.
+const ASK_WAIT: Duration = Duration::from_secs(2);
+
+/// What is to be done about a seat.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Act {
+    /// Nothing.
+    Nothing,
+    /// Its drive was taken away from under it.
+    Fail {
+        /// Who served there.
+        drive: DriveId,
+        /// One line of cause and cure.
+        reason: String,
+    },
+    /// A new drive takes the slot over.
+    Replace {
+        /// The set.
+        set: SetIndex,
+        /// Who has the slot.
+        gone: DriveId,
+        /// Whether files have to be moved aside first.
+        set_aside: bool,
+    },
+    /// The drive that is there is the slot's: it is opened.
+    Reseat(DriveId),
+    /// The drive is joining: the others take it in.
+    TakeIn(SetIndex, DriveId),
+    /// The drive is known at another node.
+    TakeOver(DriveId, NodeIndex),
+}
+
+/// Decides what is to be done about a seat of node `me`. `standing` is what a serving drive says of itself.
+#[must_use]
+pub fn next_act(
+    layout: &Layout,
+    me: NodeIndex,
+    seat: &SeatReport,
+    found: &Found,
+    standing: Option<Standing>,
+) -> Act {
+    if seat.is_busy {
+        return Act::Nothing;
+    }
+    match (seat.serves, seat.drive) {
+        (true, Some(drive)) => serving(layout, drive, found, standing),
+        _ => silent(layout, me, seat, found),
+    }
+}
+
+/// A seat whose drive serves.
+fn serving(layout: &Layout, drive: DriveId, found: &Found, standing: Option<Standing>) -> Act {
+    match found {
+        Found::Formatted { drive: there, .. } if *there == drive => match layout.slot_of(drive) {
+            Some((set, _)) if standing == Some(Standing::Joining) => Act::TakeIn(set.index, drive),
+            Some(_) => Act::Nothing,
+            None => {
+                let reason = "it was replaced while it was away; empty its folder to have it taken in \
+                              as a new drive";
+                Act::Fail { drive, reason: reason.to_owned() }
+            }
+        },
+        Found::Formatted { drive: there, .. } => {
+            let reason = format!("drive {there} is in its folder now; mount the right file system");
+            Act::Fail { drive, reason }
+        }
+        Found::Blank | Found::Proposed(_) | Found::Remains => {
+            let reason = "it was wiped while it served; a new drive takes its place";
+            Act::Fail { drive, reason: reason.to_owned() }
+        }
+        // The device fails: reads and writes will say so.
+        Found::Unusable(_) => Act::Nothing,
+    }
+}
+
+/// A seat where nobody serves.
+fn silent(layout: &Layout, me: NodeIndex, seat: &SeatReport, found: &Found) -> Act {
+    let slot = layout.slot_at(me, &seat.path);
+    let replace = |set_aside| match slot {
+        Some((set, at)) => Act::Replace { set: set.index, gone: set.drives[at].drive, set_aside },
+        // Nobody said that a drive belongs here.
+        None => Act::Nothing,
+    };
+    match found {
+        Found::Blank => replace(false),
+        Found::Remains => replace(true),
+        Found::Formatted { drive, cluster, .. } if *cluster == layout.cluster => {
+            let here = slot.is_some_and(|(set, at)| set.drives[at].drive == *drive);
+            match layout.slot_of(*drive) {
+                Some(_) if here && seat.trouble == Trouble::Amnesic => replace(true),
+                Some(_) if here && seat.drive != Some(*drive) => Act::Reseat(*drive),
+                Some((set, at)) if set.drives[at].node != me => {
+                    Act::TakeOver(*drive, set.drives[at].node)
+                }
+                _ => Act::Nothing,
+            }
+        }
+        Found::Formatted { .. } | Found::Proposed(_) | Found::Unusable(_) => Act::Nothing,
+    }
+}
+
+/// Carries the decisions out, for as long as the node runs.
+pub struct Keeper {
+    /// The node's folders.
+    pub folders: Arc<Folders>,
+    /// Its drives.
+    pub drives: NodeHandle,
+    /// The sets.
+    pub engine: Arc<Engine>,
+    /// The node.
+    pub me: NodeIndex,
+    /// Draws identities.
+    pub random: Arc<dyn Random>,
+    /// Whether enough nodes are there for every set to answer.
+    pub is_ready: Box<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl Keeper {
+    /// Looks after the drives until it is dropped.
+    pub async fn run(self) {
+        self.engine.hear_memberships().await;
+        let mut learnt = false;
+        let mut changes = self.engine.membership_changes();
+        let mut written: Option<Layout> = None;
+        loop {
+            let layout = self.engine.current_layout();
+            if written.as_ref() != Some(&layout) {
+                let document = Document::of(layout.clone());
+                self.blocking(move |folders| folders.rewrite_layout(&document)).await;
+                written = Some(layout.clone());
+            }
+            self.look(&layout).await;
+            if !learnt && (self.is_ready)() {
+                // Not before: asking sets whose nodes are still starting would count them as down.
+                self.engine.learn_memberships().await;
+                learnt = true;
+            }
+            // A change is written down at once: the file is what the next start begins with.
+            let _ = tokio::time::timeout(LOOK_EVERY, changes.changed()).await;
+        }
+    }
+
+    async fn look(&self, layout: &Layout) {
+        let surveyed = self.blocking(Folders::survey).await;
+        for (at, seat) in self.drives.seats().into_iter().enumerate() {
+            let Some(there) = surveyed.iter().find(|there| there.path == seat.path) else {
+                continue;
+            };
+            let standing = match seat.drive.filter(|_| seat.serves) {
+                Some(drive) => self.standing(drive).await,
+                None => None,
+            };
+            let act = next_act(layout, self.me, &seat, &there.found, standing);
+            if let Err(why) = self.carry_out(at, &seat, act).await {
+                tracing::warn!(path = seat.path, "look after a drive: {why}");
+            }
+        }
+    }
+
+    async fn standing(&self, drive: DriveId) -> Option<Standing> {
+        use holdfast_drive::node::Node as _;
+        let ask = DriveRequest::Member(MemberRequest::Membership);
+        let answers = self.drives.node().call(ASK_WAIT, vec![(drive, ask)]).await;
+        match answers.into_iter().next() {
+            Some(Ok(DriveReply::Member(MemberReply::Membership { standing, .. }))) => {
+                Some(standing)
+            }
+            _ => None,
+        }
+    }
+
+    async fn carry_out(&self, at: usize, seat: &SeatReport, act: Act) -> Result<(), String> {
+        match act {
+            Act::Nothing => Ok(()),
+            Act::Fail { drive, reason } => {
+                self.drives.fail(at, drive, reason);
+                Ok(())
+            }
+            Act::Reseat(drive) => {
+                self.drives.reseat(at, drive);
+                Ok(())
+            }
+            Act::TakeIn(set, drive) => {
+                self.engine.take_in(set, drive).await.map_err(|error| error.to_string())?;
+                tracing::info!(path = seat.path, %drive, "the others took a new drive in");
+                Ok(())
+            }
+            Act::Replace { set, gone, set_aside } => {
+                self.replace(at, seat, set, gone, set_aside).await
+            }
+            Act::TakeOver(drive, node) => self.take_over(at, seat, drive, node).await,
+        }
+    }
+
+    async fn replace(
+        &self,
+        at: usize,
+        seat: &SeatReport,
+        set: SetIndex,
+        gone: DriveId,
+        set_aside: bool,
+    ) -> Result<(), String> {
+        let path = seat.path.clone();
+        let prepare = move |folders: &Folders| {
+            folders.check_place(&path)?;
+            if set_aside { folders.set_aside(&path) } else { Ok(()) }
+        };
+        self.blocking(prepare).await?;
+        let fresh = DriveId::draw(self.random.as_ref());
+        let replaced = self.engine.replace_drive(set, gone, fresh).await;
+        if let Err(error) = replaced
+            && self.engine.current_layout().slot_of(fresh).is_none()
+        {
+            return Err(error.to_string());
+        }
+        let document = Document::of(self.engine.current_layout());
+        let path = seat.path.clone();
+        let format = move |folders: &Folders| folders.format_joining(&path, fresh, set, &document);
+        self.blocking(format).await?;
+        tracing::info!(path = seat.path, %gone, %fresh, "a new drive takes a slot over");
+        self.drives.reseat(at, fresh);
+        Ok(())
+    }
+
+    /// A drive of another node is mounted here now. It must not serve at both.
+    async fn take_over(
+        &self,
+        at: usize,
+        seat: &SeatReport,
+        drive: DriveId,
+        node: NodeIndex,
+    ) -> Result<(), String> {
+        let serves = self.engine.serves_at(node, drive).await.ok_or_else(|| {
+            format!("drive {drive} is known at node {node}, which does not answer whether it serves there")
+        })?;
+        if serves {
+            return Err(format!(
+                "drive {drive} serves at node {node}, too; a copy of a drive must never serve: take one out"
+            ));
+        }
+        let moved = self.engine.move_drive(drive, self.me, &seat.path).await;
+        moved.map_err(|error| error.to_string())?;
+        tracing::info!(path = seat.path, %drive, from = %node, "a drive moved here");
+        self.drives.reseat(at, drive);
+        Ok(())
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Folders) -> T + Send + 'static,
+    ) -> T {
+        let folders = self.folders.clone();
+        let done = tokio::task::spawn_blocking(move || work(&folders)).await;
+        done.expect("looking at folders does not panic")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_placement::parse_volumes;
+    use holdfast_types::{ClusterId, seam::SeededRandom};
+
+    use super::*;
+
+    const ME: NodeIndex = NodeIndex(0);
+
+    fn layout() -> Layout {
+        let pools = parse_volumes(&["http://n{1...2}/d{1...2}".to_owned()]).expect("valid");
+        Layout::plan(ClusterId(7), &pools, "", &SeededRandom::new(1)).expect("planned")
+    }
+
+    fn seat(drive: Option<DriveId>, serves: bool, trouble: Trouble) -> SeatReport {
+        let (path, reason) = ("/d1".to_owned(), String::new());
+        SeatReport { path, drive, serves, is_busy: false, trouble, reason }
+    }
+
+    fn formatted(drive: DriveId) -> Found {
+        Found::Formatted { drive, cluster: ClusterId(7), document: None }
+    }
+
+    /// Goal: the table of the module's drawing. Method: every kind of folder under a seat that serves and
+    /// one that does not.
+    #[test]
+    fn what_is_done_about_a_seat() {
+        let layout = layout();
+        let (set, at) = layout.slot_at(ME, "/d1").expect("planned");
+        let (set, mine) = (set.index, set.drives[at].drive);
+        let elsewhere = layout.slot_at(NodeIndex(1), "/d1").expect("planned");
+        let theirs = elsewhere.0.drives[elsewhere.1].drive;
+        let act = |seat: &SeatReport, found: &Found, standing| {
+            next_act(&layout, ME, seat, found, standing)
+        };
+        let up = seat(Some(mine), true, Trouble::Other);
+        let fails = |act: Act| matches!(act, Act::Fail { drive, .. } if drive == mine);
+        assert_eq!(act(&up, &formatted(mine), Some(Standing::Counting)), Act::Nothing);
+        assert_eq!(act(&up, &formatted(mine), Some(Standing::Joining)), Act::TakeIn(set, mine));
+        assert!(fails(act(&up, &formatted(DriveId(9)), None)));
+        assert!(fails(act(&up, &Found::Blank, None)));
+        assert!(fails(act(&up, &Found::Remains, None)));
+        assert_eq!(act(&up, &Found::Unusable("I/O error".to_owned()), None), Act::Nothing);
+
+        let down = seat(Some(mine), false, Trouble::Other);
+        let replace = |set_aside| Act::Replace { set, gone: mine, set_aside };
+        assert_eq!(act(&down, &Found::Blank, None), replace(false));
+        assert_eq!(act(&down, &Found::Remains, None), replace(true));
+        assert_eq!(act(&down, &formatted(mine), None), Act::Nothing);
+        let amnesic = seat(Some(mine), false, Trouble::Amnesic);
+        assert_eq!(act(&amnesic, &formatted(mine), None), replace(true));
+        assert_eq!(act(&amnesic, &formatted(DriveId(9)), None), Act::Nothing, "a stale drive");
+        let before = seat(Some(DriveId(9)), false, Trouble::Other);
+        assert_eq!(act(&before, &formatted(mine), None), Act::Reseat(mine));
+        assert_eq!(act(&down, &formatted(theirs), None), Act::TakeOver(theirs, NodeIndex(1)));
+        let foreign = Found::Formatted { drive: DriveId(9), cluster: ClusterId(8), document: None };
+        assert_eq!(act(&down, &foreign, None), Act::Nothing);
+        assert_eq!(act(&down, &Found::Unusable("thesis.tex".to_owned()), None), Act::Nothing);
+
+        let busy = SeatReport { is_busy: true, ..down };
+        assert_eq!(act(&busy, &Found::Blank, None), Act::Nothing, "its folder is not free");
+        let unnamed = SeatReport { path: "/elsewhere".to_owned(), ..amnesic };
+        assert_eq!(act(&unnamed, &Found::Blank, None), Act::Nothing, "no slot is there");
+    }
+}
