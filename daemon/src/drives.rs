@@ -13,6 +13,7 @@ use holdfast_types::{DriveId, NodeIndex, seam::Clock};
 
 use crate::{
     failure::Failure,
+    faults::Faults,
     forming::{Found, Surveyed},
 };
 
@@ -27,10 +28,11 @@ pub fn open(
     surveyed: &[Surveyed],
     arbiters: Option<usize>,
     clock: Arc<dyn Clock>,
+    faults: &Arc<Faults>,
 ) -> Result<NodeHandle, Failure> {
     let seat = |surveyed: &Surveyed| Seat {
         path: surveyed.path.clone(),
-        disk: device(surveyed.path.clone()),
+        disk: device(surveyed.path.clone(), faults),
         expected: expected(layout, me, surveyed),
     };
     let config = NodeConfig {
@@ -47,10 +49,11 @@ pub fn open(
     })
 }
 
-fn device(path: String) -> DiskFactory {
+fn device(path: String, faults: &Arc<Faults>) -> DiskFactory {
+    let faults = faults.clone();
     Arc::new(move || {
         let disk: Result<RealDisk, DiskError> = RealDisk::new(&path);
-        disk.map(|disk| Arc::new(disk) as Arc<dyn Disk>)
+        disk.map(|disk| faults.disk(&path, Arc::new(disk) as Arc<dyn Disk>))
     })
 }
 

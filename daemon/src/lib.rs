@@ -11,6 +11,7 @@
 //! |---|---|
 //! | [`cli`] | the command line |
 //! | [`config`] | command line and environment as one checked value |
+//! | [`faults`] | drives that hang and links that are cut, for tests |
 //! | [`failure`] | one line of cause, one of cure |
 //! | [`whoami`] | which of the cluster's nodes this process is |
 //! | [`folders`] | the drives' folders before they are opened |
@@ -19,10 +20,12 @@
 //! | [`members`] | the other nodes, and whether enough of them are there |
 //! | [`drives`] | from a layout to open drives |
 //! | [`keeper`] | drives that come and go while the node runs |
+//! | [`operator`] | what operators see of this node and ask of it |
 //! | [`run`] | everything in order, to the end |
 //! | [`keys`] | secrets that a single node makes for itself |
 //! | [`listener`] | one listener for S3 and the fabric |
 //! | [`seams`] | the real clock and randomness |
+//! | [`telemetry`] | the log, and traces to a collector |
 //! | [`tls`] | TLS at the listener and towards peers, renewal of certificates |
 //! | [`notify`] | systemd is told |
 
@@ -30,6 +33,7 @@ pub mod cli;
 pub mod config;
 pub mod drives;
 pub mod failure;
+pub mod faults;
 pub mod folders;
 pub mod forming;
 pub mod keeper;
@@ -37,8 +41,10 @@ pub mod keys;
 pub mod listener;
 pub mod members;
 pub mod notify;
+pub mod operator;
 pub mod run;
 pub mod seams;
 pub mod startup;
+pub mod telemetry;
 pub mod tls;
 pub mod whoami;

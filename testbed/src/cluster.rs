@@ -17,6 +17,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::process::Process;
 
+/// Where a cluster's daemons look for faults that they are to bring about (docs/testbed.md).
+pub const FAULTS_FOLDER: &str = "faults";
+
 /// A cluster on this machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cluster {

@@ -8,7 +8,10 @@
 //! |---|---|
 //! | [`up`], [`down`] | `testbed up`, `testbed down`: a cluster on free loopback ports |
 //! | [`certs`] | `testbed certs`: a certificates folder for test clusters with TLS |
-//! | [`fault`] | `testbed fault`: kill, stop, start, pause, resume a node; scribble over an index |
+//! | [`fault`] | `testbed fault`: what may happen to nodes, drives and links |
+//! | [`torture`] | `testbed torture`: clients and faults, and a checker of all that was seen |
+//! | [`powercut`] | `testbed powercut`: power that goes under load, on real XFS |
+//! | [`reliability`] | `testbed reliability`: docs/reliability.md, made of their reports |
 //! | [`bench`] | `testbed bench`: load with verified content, latencies, the servers' CPU |
 //! | [`model`] | `testbed model`: the model checker of the register protocol |
 //! | [`cluster`] | `cluster.json`, what the commands know of a cluster |
@@ -26,7 +29,10 @@ mod fault;
 mod health;
 mod model;
 mod ports;
+mod powercut;
 mod process;
+mod reliability;
+mod torture;
 mod up;
 
 /// Local Holdfast clusters: start, hurt, measure.
@@ -47,8 +53,17 @@ enum Command {
     Certs(certs::Args),
     /// Do something bad to a node, or undo it; returns when it is in effect.
     Fault(fault::Args),
-    /// Put load on a cluster and measure it.
-    Bench(bench::Args),
+    /// Torture a cluster and check everything its clients saw.
+    Torture(torture::Args),
+    /// Cut the power under load and look for everything that was acknowledged.
+    Powercut(powercut::Args),
+    /// The process that dies with the power.
+    #[command(hide = true)]
+    PowercutDrive(powercut::writer::Args),
+    /// Make docs/reliability.md of the reports of torture and power cuts.
+    Reliability(reliability::Args),
+    /// Put load on a cluster and measure it, or compare two measurements.
+    Bench(bench::Bench),
     /// Check the register protocol with the model checker.
     Model(model::Args),
 }
@@ -59,7 +74,11 @@ fn main() -> ExitCode {
         Command::Down(args) => down::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Certs(args) => certs::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Fault(args) => fault::run(&args).map(|()| ExitCode::SUCCESS),
-        Command::Bench(args) => bench::run(&args),
+        Command::Torture(args) => torture::run(&args),
+        Command::Powercut(args) => powercut::run(&args),
+        Command::PowercutDrive(args) => powercut::writer::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Reliability(args) => reliability::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Bench(args) => bench::command(&args),
         Command::Model(args) => model::command(&args).map(as_exit),
     };
     done.unwrap_or_else(|error| {

@@ -13,7 +13,7 @@ use rand::Rng as _;
 
 use crate::{
     certs,
-    cluster::{Cluster, Node},
+    cluster::{Cluster, FAULTS_FOLDER, Node},
     down, health, ports,
     process::{log_tail, spawn},
 };
@@ -38,29 +38,36 @@ pub struct Args {
     certs_dir: Option<PathBuf>,
     /// The daemon's binary; beside this one by default.
     #[arg(long)]
-    holdfastd: Option<PathBuf>,
+    pub holdfastd: Option<PathBuf>,
     /// NAME=VALUE for the daemons' environment; may be repeated.
     #[arg(long = "env", value_parser = parse_env)]
-    env: Vec<(String, String)>,
+    pub env: Vec<(String, String)>,
     /// Seconds to wait for all nodes to be ready.
     #[arg(long, default_value_t = 60)]
     timeout: u64,
 }
 
+impl Args {
+    /// A cluster of 4 x 4 in `dir` that stays when the command returns.
+    pub fn detached(dir: &Path, holdfastd: Option<PathBuf>) -> Self {
+        let dir = dir.to_owned();
+        Self {
+            nodes: 4,
+            drives: 4,
+            dir,
+            detach: true,
+            holdfastd,
+            env: Vec::new(),
+            certs_dir: None,
+            timeout: 120,
+        }
+    }
+}
+
 /// Starts a cluster; returns when all its nodes are ready or, in the foreground, when it was taken
 /// down again.
 pub fn run(args: &Args) -> Result<()> {
-    let cluster = plan(args)?;
-    let dir = fs::canonicalize(&args.dir)?;
-    cluster.store(&dir)?;
-    let patience = Duration::from_secs(args.timeout);
-    let mut children = match start(&dir, patience) {
-        Ok(children) => children,
-        Err(error) => {
-            down::take_down(&dir)?;
-            return Err(error);
-        }
-    };
+    let (cluster, dir, mut children) = bring_up(args)?;
     for endpoint in &cluster.endpoints {
         println!("{endpoint}");
     }
@@ -73,8 +80,22 @@ pub fn run(args: &Args) -> Result<()> {
     down::take_down(&dir)
 }
 
+/// Starts a new cluster and waits until all its nodes are ready; its facts, its folder, its daemons.
+pub fn bring_up(args: &Args) -> Result<(Cluster, PathBuf, Vec<Child>)> {
+    let cluster = plan(args)?;
+    let dir = fs::canonicalize(&args.dir)?;
+    cluster.store(&dir)?;
+    match start(&dir, Duration::from_secs(args.timeout)) {
+        Ok(children) => Ok((cluster, dir, children)),
+        Err(error) => {
+            down::take_down(&dir)?;
+            Err(error)
+        }
+    }
+}
+
 /// Lays out a new cluster: folders, ports, credentials, arguments.
-fn plan(args: &Args) -> Result<Cluster> {
+pub fn plan(args: &Args) -> Result<Cluster> {
     fs::create_dir_all(&args.dir).with_context(|| format!("create {}", args.dir.display()))?;
     let dir = fs::canonicalize(&args.dir)?;
     if Cluster::file(&dir).exists() {
@@ -95,7 +116,8 @@ fn plan(args: &Args) -> Result<Cluster> {
     for drive in cluster.nodes.iter().flat_map(|node| &node.drives) {
         fs::create_dir_all(drive).with_context(|| format!("create {}", drive.display()))?;
     }
-    Ok(with_env(cluster, &args.env))
+    fs::create_dir_all(dir.join(FAULTS_FOLDER)).context("create the folder of faults")?;
+    Ok(with_env(cluster, &dir, &args.env))
 }
 
 /// The nodes' URLs: of S3 and of the fabric.
@@ -129,12 +151,13 @@ fn nodes(dir: &Path, urls: &[String], drives: u16, certs_dir: Option<&Path>) -> 
     urls.iter().enumerate().map(node).collect()
 }
 
-/// Adds the daemons' environment: the cluster's secrets, and what the caller gave.
-fn with_env(mut cluster: Cluster, extra: &[(String, String)]) -> Cluster {
+/// Adds the daemons' environment: the cluster's secrets, where faults are told, and what the caller gave.
+fn with_env(mut cluster: Cluster, dir: &Path, extra: &[(String, String)]) -> Cluster {
     let own = [
         ("HOLDFAST_ROOT_USER", cluster.access_key.clone()),
         ("HOLDFAST_ROOT_PASSWORD", cluster.secret_key.clone()),
         ("HOLDFAST_CLUSTER_SECRET", secret(32)),
+        ("HOLDFAST_FAULTS", dir.join(FAULTS_FOLDER).display().to_string()),
     ];
     cluster.env = own.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     cluster.env.extend(extra.iter().cloned());

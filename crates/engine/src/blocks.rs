@@ -10,19 +10,34 @@ use holdfast_drive::{
 };
 use holdfast_erasure::open_block;
 use holdfast_register::Refusal;
-use holdfast_types::{BucketStamp, ErrorClass, Geometry, OperationId, ShardIndex};
+use holdfast_types::{BucketStamp, ErrorClass, Geometry, OperationId, ShardIndex, VersionId};
 
-use crate::set::{Route, SetShared};
+use crate::{
+    report::{Suspected, tells_of_rot},
+    set::{Route, SetShared},
+};
 
 /// What is read, shared by all sources.
 pub(crate) struct Target {
     pub(crate) set: Arc<SetShared>,
     pub(crate) route: Route,
     pub(crate) scope: BucketStamp,
+    /// The register that names the bytes.
+    pub(crate) version: VersionId,
     pub(crate) operation: OperationId,
     pub(crate) geometry: Geometry,
     /// The last stripe wanted.
     pub(crate) last: u64,
+}
+
+impl Target {
+    /// Takes note that a shard could not be read: its drive is told, when it may be the shard's fault.
+    pub(crate) fn unreadable(&self, shard: u8, error: &DriveError) {
+        if tells_of_rot(error) {
+            let (version, operation) = (self.version, self.operation);
+            self.set.report(self.scope, &self.route, Suspected { version, operation, shard });
+        }
+    }
 }
 
 /// Opens a stream of single blocks of a shard.

@@ -9,7 +9,10 @@ use holdfast_drive::{
     node::{BlockStream, ShardUpload},
 };
 use holdfast_erasure::{restore_payload, seal_owned};
-use holdfast_types::{BucketStamp, Entry, Geometry, OperationId, ShardIndex};
+use holdfast_types::{
+    BucketStamp, Entry, Geometry, OperationId, ShardIndex, VersionId,
+    sabotage::{Bug, planted},
+};
 
 use crate::{
     blocks::{Target, next_block, open_blocks},
@@ -34,6 +37,8 @@ impl Restored {
 /// One body whose shards are restored.
 #[derive(Clone)]
 pub(crate) struct Body {
+    /// The register that names it.
+    pub(crate) version: VersionId,
     pub(crate) operation: OperationId,
     pub(crate) geometry: Geometry,
 }
@@ -45,10 +50,11 @@ impl SetShared {
         self: &Arc<Self>,
         scope: BucketStamp,
         route: &Route,
+        version: VersionId,
         entry: &Entry,
         shards: &[u8],
     ) -> Result<Restored, StoreError> {
-        let body = Body { operation: entry.operation, geometry: entry.geometry };
+        let body = Body { version, operation: entry.operation, geometry: entry.geometry };
         self.restore_body(scope, route, body, shards).await
     }
 
@@ -64,6 +70,7 @@ impl SetShared {
             set: self.clone(),
             route: route.clone(),
             scope,
+            version: body.version,
             operation: body.operation,
             geometry: body.geometry,
             last: body.geometry.stripe_count() - 1,
@@ -78,8 +85,12 @@ impl SetShared {
                 let wanted = ShardIndex(*shard);
                 let payload = restore_payload(&body.geometry, stripe, &payloads, wanted);
                 let failed = |e| StoreError::Internal { message: format!("restore shard: {e}") };
+                let mut payload = payload.map_err(failed)?;
+                if planted(Bug::HealStaleShard) {
+                    payload.reverse();
+                }
                 let salt = self.salt(route, body.operation, *shard);
-                let block = seal_owned(&salt, stripe, payload.map_err(failed)?);
+                let block = seal_owned(&salt, stripe, payload);
                 sinks.push(*shard, block).await;
             }
         }
@@ -116,6 +127,7 @@ impl Sources {
             match open_blocks(target, shard, stripe, target.last - stripe + 1).await {
                 Ok(blocks) => self.open.push((shard, blocks)),
                 Err(error) => {
+                    target.unreadable(shard, &error);
                     failures.push((target.route.slots[usize::from(shard)], describe(&error)));
                 }
             }
@@ -140,7 +152,11 @@ impl Sources {
                         Some(payload) => Some(payload),
                         None => {
                             let next = next_block(target, shard, stripe, &mut blocks);
-                            tokio::time::timeout(idle, next).await.ok().and_then(Result::ok)
+                            let next = tokio::time::timeout(idle, next).await.ok();
+                            if let Some(Err(error)) = &next {
+                                target.unreadable(shard, error);
+                            }
+                            next.and_then(Result::ok)
                         }
                     };
                     payload.map(|payload| (shard, blocks, payload))

@@ -187,6 +187,7 @@ impl Reader {
             set: self.set.clone(),
             route: self.route.clone(),
             scope: self.scope,
+            version: self.candidate.version,
             operation: piece.operation,
             geometry: piece.geometry,
             last: (piece.range.end - 1) / piece.geometry.stripe_bytes(),
@@ -377,6 +378,7 @@ impl BodyReader {
                     set = %self.target.set.index, drive = %self.target.set.place(slot), shard,
                     operation = %self.target.operation, %error, "shard not read"
                 );
+                self.target.unreadable(shard, &error);
                 self.target.set.learn(slot, &Err(error.clone()));
                 self.failures.push((slot, describe(&error)));
                 false

@@ -34,7 +34,7 @@ impl SetHandle {
     /// # Errors
     /// [`StoreError::BelowQuorum`] when too few drives are there and nothing was written,
     /// [`StoreError::Unknown`] when the outcome cannot be known.
-    #[tracing::instrument(level = "debug", skip_all, fields(set = %self.index(), ?key))]
+    #[tracing::instrument(name = "set.write", target = "holdfast_trace", skip_all, fields(set = %self.index(), ?key))]
     pub async fn write(
         &self,
         scope: BucketStamp,
@@ -42,11 +42,21 @@ impl SetHandle {
         version: VersionId,
         draft: Draft,
     ) -> Result<Ballot, StoreError> {
+        let route = self.shared.route(&key)?;
+        self.write_on(scope, &route, version, draft).await
+    }
+
+    /// As [`Self::write`], on a route that the caller knows.
+    pub(crate) async fn write_on(
+        &self,
+        scope: BucketStamp,
+        route: &Route,
+        version: VersionId,
+        draft: Draft,
+    ) -> Result<Ballot, StoreError> {
         let set = &self.shared;
-        let route = set.route(&key)?;
         let begun = task::after(set.knobs.call);
-        let mut writing =
-            Writing { set, scope, route: &route, version, unknown: None, set_changes: 0 };
+        let mut writing = Writing { set, scope, route, version, unknown: None, set_changes: 0 };
         let mut draft = draft;
         for beginning in 1.. {
             let last = beginning >= BEGINNINGS_MAX || task::until(begun).is_zero();
@@ -84,6 +94,7 @@ impl Writing<'_> {
         if let Err(below) = self.set.check_writable() {
             return Err(unknown.map_or(below, |(_, _, error)| error));
         }
+        let traces = unknown.is_some();
         let staged = self.stage(draft.clone(), unknown.as_ref()).await?;
         let drives = self.set.drives(self.route);
         let own = staged.own(drives.up);
@@ -118,7 +129,7 @@ impl Writing<'_> {
             Err(failure) => match talk.explain(failure) {
                 // Nothing was written: again, under the set's newer membership.
                 StoreError::SetChanged { current }
-                    if !last && self.set_changes < SET_CHANGES_MAX =>
+                    if !last && !traces && self.set_changes < SET_CHANGES_MAX =>
                 {
                     self.set_changes += 1;
                     self.set.refresh(current).await;

@@ -4,6 +4,7 @@ use holdfast_types::{
     Ballot, Entry, EntryKind, HybridTime, OperationId, Quorum, SetEpoch, VersionId,
     bucket::{BucketEpoch, BucketPhase, BucketStamp},
     limits,
+    sabotage::{Bug, planted},
 };
 
 use crate::state::{Held, HolderMask, KeyState, ShardStatus, UNSETTLED_MAX};
@@ -137,10 +138,11 @@ pub fn admit(
     asked_set: SetEpoch,
     write: bool,
 ) -> Result<(), Refusal> {
-    if asked_set < drive.set_epoch {
+    if asked_set < drive.set_epoch && !planted(Bug::SetEpochIgnored) {
         return Err(Refusal::SetOutdated { current: drive.set_epoch });
     }
-    let current = known.filter(|k| k.epoch > asked.epoch);
+    let ignored = planted(Bug::BucketEpochIgnored);
+    let current = known.filter(|k| k.epoch > asked.epoch && !ignored);
     if let Some(current) = current {
         return Err(Refusal::BucketOutdated { current });
     }

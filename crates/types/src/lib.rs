@@ -17,6 +17,7 @@
 //! | [`error`] | [`ErrorClass`], what a caller can do about an error |
 //! | [`codec`] | the little byte writer and reader behind all our record formats |
 //! | [`limits`] | every limit, with its reason |
+//! | [`sabotage`] | bugs that test builds plant to see them caught |
 //! | [`seam`] | the traits [`seam::Clock`] and [`seam::Random`] |
 //! | [`view`] | the cluster as adminctl shows it |
 
@@ -31,6 +32,7 @@ pub mod id;
 pub mod key;
 pub mod limits;
 pub mod quorum;
+pub mod sabotage;
 pub mod seam;
 pub mod view;
 

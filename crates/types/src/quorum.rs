@@ -10,6 +10,8 @@
 //! | `T_v` | drives that must accept one ballot before the version is *chosen* |
 //! | `A_v` | drives that must hold it before it is *acknowledged* |
 
+use crate::sabotage::{Bug, planted};
+
 /// The largest set there is; shard masks are `u16`.
 pub const DRIVES_MAX: u8 = 16;
 
@@ -69,8 +71,8 @@ impl Quorum {
 
     /// Read quorum R.
     #[must_use]
-    pub const fn read(self) -> u8 {
-        self.away() + 1
+    pub fn read(self) -> u8 {
+        self.away() + 1 - u8::from(planted(Bug::ReadBelowQuorum))
     }
 
     /// Data shards `k_v` of a new version while `down` drives are known to be down.
@@ -98,7 +100,8 @@ impl Quorum {
     /// `A_v`: holders of data that a version of `data_shards` needs before success is answered.
     #[must_use]
     pub fn acknowledged(self, data_shards: u8) -> u8 {
-        self.n.min(self.write().max(data_shards + 1))
+        let early = u8::from(planted(Bug::AckEarly));
+        self.n.min(self.write().max(data_shards + 1)) - early
     }
 }
 

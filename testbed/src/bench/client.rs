@@ -234,6 +234,23 @@ impl Client {
         Ok(Page { keys: texts(&body, "Key"), next })
     }
 
+    /// A signed request to this client's server.
+    pub(super) fn request(
+        &self,
+        method: Method,
+        key: &str,
+        query: &[(&str, &str)],
+        headers: &[(&str, String)],
+        payload: Payload,
+    ) -> Result<Request<Payload>, OpError> {
+        self.target.request(method, key, query, headers, payload)
+    }
+
+    /// Gives up the connection: its state is unknown.
+    pub(super) fn disconnect(&mut self) {
+        self.connection = None;
+    }
+
     /// Sends a request and reads the whole answer.
     async fn whole(
         &mut self,
@@ -283,7 +300,7 @@ impl Client {
     }
 
     /// The connection, made anew when there is none that can take a request.
-    async fn connect(&mut self) -> Result<&mut http1::SendRequest<Payload>, OpError> {
+    pub(super) async fn connect(&mut self) -> Result<&mut http1::SendRequest<Payload>, OpError> {
         let usable = match &mut self.connection {
             Some(connection) => connection.ready().await.is_ok(),
             None => false,
@@ -367,7 +384,7 @@ fn amz_date(now: time::OffsetDateTime) -> String {
 
 /// The texts of all elements `name` of an S3 answer, in order. S3's answers never nest an element in
 /// one of the same name, and ours carry no attributes on those we read.
-fn texts(xml: &str, name: &str) -> Vec<String> {
+pub(super) fn texts(xml: &str, name: &str) -> Vec<String> {
     let (open, close) = (format!("<{name}>"), format!("</{name}>"));
     let inside = |piece: &str| piece.split_once(&close).map(|(text, _)| unescape(text));
     xml.split(&open).skip(1).filter_map(inside).collect()

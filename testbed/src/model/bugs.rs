@@ -74,11 +74,13 @@ pub enum Bug {
     AdoptionUnguarded,
     /// A write begun again in another shape does not ask what its earlier ones did.
     ForgetShapes,
+    /// A completion hears drives that have missed its freeze.
+    UnfrozenHeard,
 }
 
 impl Bug {
     /// All of them, with the name on the command line and what it breaks.
-    pub const ALL: [(Self, &'static str, &'static str); 28] = [
+    pub const ALL: [(Self, &'static str, &'static str); 29] = [
         (Self::EarlyAck, "early-ack", "success answered at W - 1 accepts"),
         (Self::ThinAck, "thin-ack", "success answered at A_v - 1 holders"),
         (Self::VolatilePromises, "volatile-promises", "promises are lost in a restart"),
@@ -107,6 +109,7 @@ impl Bug {
         (Self::FreeNamedParts, "free-named-parts", "parts are freed before all drives hold them"),
         (Self::AdoptionUnguarded, "adoption-unguarded", "frozen parts are adopted by anybody"),
         (Self::ForgetShapes, "forget-shapes", "a write in another shape forgets its earlier ones"),
+        (Self::UnfrozenHeard, "unfrozen-heard", "a completion hears drives that missed its freeze"),
     ];
 
     /// The bug of a name.
@@ -134,7 +137,8 @@ impl Bug {
             | Self::NoFreeze
             | Self::NoRollBackSeal
             | Self::FreeNamedParts
-            | Self::AdoptionUnguarded => Part::Uploads,
+            | Self::AdoptionUnguarded
+            | Self::UnfrozenHeard => Part::Uploads,
             _ => Part::Register,
         }
     }

@@ -1,4 +1,15 @@
-//! `testbed fault`: what may happen to a node, on purpose. Each returns when it is in effect.
+//! `testbed fault`: what may happen to a node, its drives and its links, on purpose. Each returns when it
+//! is in effect.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`control`] | faults that the daemon itself brings about: drives that hang, links that are cut |
+//! | [`rot`] | blocks of a drive's files that change by themselves |
+
+mod control;
+mod rot;
+
+pub use rot::Area;
 
 use std::{
     fs::{self, OpenOptions},
@@ -35,8 +46,8 @@ pub struct Args {
 }
 
 /// Nodes and drives count from 1.
-#[derive(clap::Subcommand, Clone, Copy, Debug)]
-enum Fault {
+#[derive(clap::Subcommand, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
     /// SIGKILL; returns when the process is gone.
     KillNode {
         /// The node.
@@ -69,12 +80,123 @@ enum Fault {
         /// The drive of that node.
         drive: usize,
     },
+    /// Remove everything in a drive's folder; the node may run.
+    WipeDrive {
+        /// The node.
+        node: usize,
+        /// The drive of that node.
+        drive: usize,
+    },
+    /// Make every call to a drive's files wait; the node runs, or will find it so.
+    HangDrive {
+        /// The node.
+        node: usize,
+        /// The drive of that node.
+        drive: usize,
+    },
+    /// Let a drive that hangs go on.
+    ResumeDrive {
+        /// The node.
+        node: usize,
+        /// The drive of that node.
+        drive: usize,
+    },
+    /// Flip a bit of, zero, or swap with another, blocks of a drive's files that hold something.
+    Rot {
+        /// The node.
+        node: usize,
+        /// The drive of that node.
+        drive: usize,
+        /// Blocks of 4 KiB.
+        #[arg(long, default_value_t = 1)]
+        count: usize,
+        /// Which files.
+        #[arg(long, value_enum, default_value_t = rot::Area::All)]
+        area: rot::Area,
+    },
+    /// Cut the link between two nodes: nothing is refused, nothing arrives.
+    CutLink {
+        /// One node.
+        node: usize,
+        /// The other.
+        other: usize,
+    },
+    /// Mend the link between two nodes.
+    MendLink {
+        /// One node.
+        node: usize,
+        /// The other.
+        other: usize,
+    },
 }
 
 /// Brings the fault into effect.
 pub fn run(args: &Args) -> Result<()> {
-    let dir = &args.dir;
-    match args.fault {
+    if let Some(told) = bring_about(&args.dir, args.fault)? {
+        println!("{told}");
+    }
+    Ok(())
+}
+
+/// Brings a fault into effect in the cluster in `dir`; what there is to tell about it.
+pub fn bring_about(dir: &Path, fault: Fault) -> Result<Option<String>> {
+    match fault {
+        Fault::ScribbleIndex { node, drive } => {
+            let path = drive_path(dir, node, drive)?;
+            let files = scribble(&path.join(INDEX_FOLDER))?;
+            Ok(Some(format!("scribbled over {files} files of {}", path.display())))
+        }
+        Fault::WipeDrive { node, drive } => {
+            let path = drive_path(dir, node, drive)?;
+            wipe(&path)?;
+            Ok(Some(format!("wiped {}", path.display())))
+        }
+        Fault::Rot { node, drive, count, area } => {
+            let path = drive_path(dir, node, drive)?;
+            let rotten = rot::rot(&path, area, count, &mut rand::rng())?;
+            Ok(Some(format!("{rotten} blocks of {} are rotten", path.display())))
+        }
+        Fault::HangDrive { node, drive } => control::hang(dir, node, drive, true).map(|()| None),
+        Fault::ResumeDrive { node, drive } => control::hang(dir, node, drive, false).map(|()| None),
+        Fault::CutLink { node, other } => control::cut(dir, node, other, true).map(|()| None),
+        Fault::MendLink { node, other } => control::cut(dir, node, other, false).map(|()| None),
+        of_node => to_node(dir, of_node).map(|()| None),
+    }
+}
+
+/// The folder of a drive.
+fn drive_path(dir: &Path, node: usize, drive: usize) -> Result<PathBuf> {
+    let cluster = Cluster::load(dir)?;
+    let drives = &cluster.nodes[cluster.place(node)?].drives;
+    let path = drive.checked_sub(1).and_then(|place| drives.get(place));
+    let path = path.with_context(|| {
+        format!("drive {drive} does not exist: node {node} has drives 1 to {}", drives.len())
+    })?;
+    Ok(path.clone())
+}
+
+/// Removes everything in a folder. A daemon that runs may make files meanwhile: it is gone over again
+/// until it is empty.
+fn wipe(folder: &Path) -> Result<()> {
+    const ROUNDS: usize = 100;
+    for _ in 0..ROUNDS {
+        let mut found = false;
+        for entry in fs::read_dir(folder).with_context(|| format!("wipe {}", folder.display()))? {
+            let (path, kind) = entry.and_then(|entry| Ok((entry.path(), entry.file_type()?)))?;
+            found = true;
+            // What vanishes or fills again meanwhile is met in the next round.
+            let _ = if kind.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        }
+        if !found {
+            return Ok(());
+        }
+    }
+    bail!("{} fills faster than it is emptied", folder.display())
+}
+
+/// Faults of a whole node.
+fn to_node(dir: &Path, fault: Fault) -> Result<()> {
+    match fault {
         Fault::KillNode { node } => {
             let process = running(dir, node)?;
             process.kill()?;
@@ -100,20 +222,7 @@ pub fn run(args: &Args) -> Result<()> {
             process.signal(Signal::CONT)?;
             expect(node, "go on", wait_until(PATIENCE, || !process.is_stopped()))
         }
-        Fault::ScribbleIndex { node, drive } => {
-            let cluster = Cluster::load(dir)?;
-            let drives = &cluster.nodes[cluster.place(node)?].drives;
-            let path = drive.checked_sub(1).and_then(|place| drives.get(place));
-            let path = path.with_context(|| {
-                format!(
-                    "drive {drive} does not exist: node {node} has drives 1 to {}",
-                    drives.len()
-                )
-            })?;
-            let files = scribble(&path.join(INDEX_FOLDER))?;
-            println!("scribbled over {files} files of {}", path.display());
-            Ok(())
-        }
+        _ => unreachable!("drives and links are dealt with above"),
     }
 }
 
