@@ -235,6 +235,9 @@ pub enum ChoreKind {
     Unsettled,
     /// Settled tombstones older than the age asked for.
     Tombstones,
+    /// Buckets that the drive does not know to be deleted, whatever their age: the key of an item has
+    /// the bucket's id and no name.
+    Buckets,
 }
 
 /// List work of one kind.

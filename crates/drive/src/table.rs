@@ -167,6 +167,7 @@ impl Table {
                 gone(register, &mut |r| r.settle(*operation, *holders, *set_size, *drop_below))?
             }
             Record::Purge { register, ballot } => gone(register, &mut |r| r.purge(*ballot))?,
+            Record::Erase { register } => gone(register, &mut |r| r.purge(r.highest()))?,
             Record::Move { operation, .. } => vec![*operation],
             Record::Lost { register, operation, .. } => {
                 self.register(register)?;
@@ -240,6 +241,10 @@ impl Table {
                 self.facts.floor = self.facts.floor.max(*floor);
                 self.facts.purge_floor = self.facts.purge_floor.max(*purge_floor);
                 Ok(Vec::new())
+            }
+            // Unlike a purge it raises no floor: nobody can ask for anything of the bucket any more.
+            Record::Erase { register } => {
+                self.change(register, None, |record| record.purge(record.highest()))
             }
         }
     }

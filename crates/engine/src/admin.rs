@@ -16,6 +16,7 @@ use holdfast_types::{
 };
 
 use crate::{
+    blocks::{Target, open_blocks},
     engine::Engine,
     error::StoreError,
     object::check_key,
@@ -23,7 +24,6 @@ use crate::{
     round::Calls,
     set::{Route, SetHandle, SetShared, describe},
     staged::rides_inline,
-    stream::{Target, open_blocks},
 };
 
 /// An operator waits this long for a node; a healthy one answers in milliseconds.

@@ -18,7 +18,24 @@ pub(crate) struct Admission {
     operations: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
     bytes_max: usize,
+    stragglers: Arc<Semaphore>,
+    straggler_bytes: Arc<Semaphore>,
     wait: Duration,
+}
+
+/// Room for a write that waits for its last drives after its answer.
+pub(crate) struct StragglerPermit {
+    _operation: OwnedSemaphorePermit,
+    _bytes: OwnedSemaphorePermit,
+}
+
+/// What is in flight.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Load {
+    /// Writes that were answered and still wait for some drives.
+    pub stragglers: usize,
+    /// Bytes of shards on their way to those drives.
+    pub straggler_bytes: usize,
 }
 
 impl Admission {
@@ -29,6 +46,8 @@ impl Admission {
             operations: Arc::new(Semaphore::new(knobs.operations_max)),
             bytes: Arc::new(Semaphore::new(bytes_max)),
             bytes_max,
+            stragglers: Arc::new(Semaphore::new(knobs.stragglers_max)),
+            straggler_bytes: Arc::new(Semaphore::new(straggler_bytes_max(knobs))),
             wait: knobs.admission_wait,
         }
     }
@@ -42,6 +61,25 @@ impl Admission {
     pub(crate) async fn bytes(&self, bytes: usize) -> Result<Permit, StoreError> {
         let bytes = bytes.min(self.bytes_max) as u32;
         self.admit(&self.bytes, bytes, "bytes of bodies in memory").await
+    }
+
+    /// Room for a write that waits for its last drives, at once or not at all: a client never waits for
+    /// it.
+    pub(crate) fn straggler(&self, bytes: usize) -> Option<StragglerPermit> {
+        let bytes = u32::try_from(bytes).ok()?;
+        Some(StragglerPermit {
+            _operation: self.stragglers.clone().try_acquire_owned().ok()?,
+            _bytes: self.straggler_bytes.clone().try_acquire_many_owned(bytes).ok()?,
+        })
+    }
+
+    /// What of the bounds is taken.
+    pub(crate) fn load(&self, knobs: &Knobs) -> Load {
+        let bytes_max = straggler_bytes_max(knobs);
+        Load {
+            stragglers: knobs.stragglers_max - self.stragglers.available_permits(),
+            straggler_bytes: bytes_max - self.straggler_bytes.available_permits(),
+        }
     }
 
     async fn admit(
@@ -62,6 +100,10 @@ impl Admission {
             Err(_) => Err(StoreError::Overloaded { message: format!("bound on {what} reached") }),
         }
     }
+}
+
+fn straggler_bytes_max(knobs: &Knobs) -> usize {
+    knobs.straggler_bytes_max.min(Semaphore::MAX_PERMITS)
 }
 
 #[cfg(test)]

@@ -36,6 +36,9 @@ const BACKOFF_DOUBLINGS_MAX: u32 = 6;
 /// The first wait between ballots, at most: about a round trip with its fdatasync.
 const BACKOFF_MICROS: u64 = 2_000;
 
+/// So much later than `stuck_after` a writer looks: by then the drives that hang count as down.
+const STUCK_SLACK: Duration = Duration::from_millis(20);
+
 /// Where a machine stopped.
 pub(crate) enum Pause<O> {
     /// It wants a decision on this.
@@ -63,6 +66,8 @@ pub(crate) struct Conversation<M: Machine> {
     wants_inline: bool,
     /// Answers later than this count as silence, when the machine can ask others.
     patience: Option<Duration>,
+    /// Whether drives that are stuck count as silent once the others are enough to write anew.
+    leaves_stuck: bool,
     calls: Calls,
     round: Round,
     /// Replies that came in one message are given to the machine one by one, each step carried out
@@ -90,6 +95,7 @@ impl<M: Machine> Conversation<M> {
             version: None,
             wants_inline: false,
             patience: None,
+            leaves_stuck: false,
             calls: Calls::default(),
             round: Round(0),
             replies: VecDeque::new(),
@@ -114,6 +120,18 @@ impl<M: Machine> Conversation<M> {
         patience: Duration,
     ) -> Self {
         Self { version, wants_inline: inline, patience: Some(patience), ..self }
+    }
+
+    /// For writers that can begin again: they wait for drives that are stuck only while the set cannot
+    /// do without them.
+    pub(crate) fn leaving_stuck(self) -> Self {
+        Self { leaves_stuck: true, ..self }
+    }
+
+    /// Whether the drives said why beginning again would not help: they are full, or bucket or set
+    /// are others.
+    pub(crate) const fn is_hopeless(&self) -> bool {
+        self.full || self.changed.is_some() || self.outdated.is_some()
     }
 
     /// Carries out `step` and what follows, until the machine wants a decision or is over.
@@ -241,12 +259,9 @@ impl<M: Machine> Conversation<M> {
     async fn hear(&mut self, grace_at: Option<Instant>) -> Step<M::Outcome> {
         let others = self.set.up(&self.route).into_iter().any(|shard| !self.asked.has(shard));
         let patience = self.patience.filter(|_| others);
-        let wait = match grace_at {
-            Some(at) => Some(task::until(at)),
-            None => patience,
-        };
-        let heard = match wait {
+        let heard = match grace_at.map(task::until).or(patience) {
             Some(wait) => self.calls.next_within(wait).await,
+            None if self.leaves_stuck => self.next_unless_stuck().await,
             None => self.calls.next().await,
         };
         match heard {
@@ -260,6 +275,19 @@ impl<M: Machine> Conversation<M> {
             }
         }
         Step::Wait
+    }
+
+    /// The next node's answers; `None` when they are late enough for their drives to count as down, and
+    /// the drives left can write without them.
+    async fn next_unless_stuck(&mut self) -> Option<(u32, Vec<(u8, DriveResult)>)> {
+        loop {
+            let wait = self.set.knobs.stuck_after + STUCK_SLACK;
+            let heard = self.calls.next_within(wait).await;
+            let waiting = !self.calls.is_empty();
+            if heard.is_some() || !waiting || self.set.is_writable() {
+                return heard;
+            }
+        }
     }
 
     fn take(&mut self, round: u32, results: Vec<(u8, DriveResult)>) {
@@ -364,9 +392,17 @@ where
             self.note();
             return;
         }
-        // Nothing is sent any more: stragglers must not keep the body in memory.
-        self.staged = None;
+        // Nothing is sent any more: stragglers must not keep the body in memory. What they hold is on its
+        // way to the drives that have not answered, and bounded: beyond that they are cut off.
+        let shard = self.staged.take().map_or(0, |staged| staged.inline_shard_bytes());
+        let held = shard * usize::from(self.unheard.count());
+        let Some(room) = self.set.admission.straggler(held) else {
+            self.calls.cut_off();
+            self.note();
+            return;
+        };
         task::detach(async move {
+            let _room = room;
             while let Some((round, results)) = self.calls.next().await {
                 self.take(round, results);
                 while let Some((round, shard, reply)) = self.replies.pop_front() {

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 
 use crate::{
     actor,
-    admission::{Admission, Permit},
+    admission::{Admission, Load, Permit},
     error::StoreError,
     health::Health,
     knobs::Knobs,
@@ -151,6 +151,12 @@ impl Engine {
     #[must_use]
     pub fn now_micros(&self) -> u64 {
         self.clock.wall_micros()
+    }
+
+    /// What is in flight of what is bounded.
+    #[must_use]
+    pub fn load(&self) -> Load {
+        self.admission.load(&self.knobs)
     }
 
     /// Admits one operation, or answers [`StoreError::Overloaded`] when none ends in time.

@@ -7,17 +7,17 @@
 //!   up --unavailable, or 2 deadlines in a row--> down --an answer or a probe--> up
 //! ```
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use holdfast_drive::api::{DriveError, DriveResult};
 use holdfast_types::ErrorClass;
+use parking_lot::Mutex;
+
+use crate::latency::Latencies;
 
 /// Deadlines missed in a row before a drive counts as known down. One may be a hiccup.
 const MISSED_MAX: u32 = 2;
-
-/// A latency sample moves the estimates by 1/2^this.
-const SMOOTHING: u32 = 4;
 
 /// The health of the drives of one set, by slot.
 pub(crate) struct Health {
@@ -30,9 +30,17 @@ struct SlotHealth {
     missed: AtomicU32,
     /// Its node says that it is slow against its siblings.
     slow: AtomicBool,
-    /// Smoothed mean of the latency and of its deviation, microseconds.
-    mean: AtomicU64,
-    deviation: AtomicU64,
+    /// By [`Kind`].
+    latencies: [Mutex<Latencies>; 2],
+}
+
+/// Kinds of answers that readers wait for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    /// What is held for a key.
+    Look = 0,
+    /// A block of a shard.
+    Block = 1,
 }
 
 impl Health {
@@ -41,7 +49,7 @@ impl Health {
     }
 
     /// Learns from an answer. True when the drive has just gone down.
-    pub(crate) fn observe(&self, slot: usize, result: &DriveResult, took: Duration) -> bool {
+    pub(crate) fn observe(&self, slot: usize, result: &DriveResult) -> bool {
         match result {
             Err(DriveError::Failed { class: ErrorClass::Unavailable, .. }) => self.mark_down(slot),
             Err(DriveError::Failed { class: ErrorClass::TimedOut, .. }) => {
@@ -50,7 +58,6 @@ impl Health {
             }
             _ => {
                 self.mark_up(slot);
-                self.sample(slot, took);
                 false
             }
         }
@@ -87,26 +94,19 @@ impl Health {
         self.slots.iter().filter(|slot| slot.down.load(Relaxed)).count() as u8
     }
 
-    /// When an answer of the drive is late: the mean and four deviations, about the 99th percentile.
-    pub(crate) fn late_after(&self, slot: usize) -> Duration {
-        let slot = &self.slots[slot];
-        Duration::from_micros(slot.mean.load(Relaxed) + 4 * slot.deviation.load(Relaxed))
+    /// When an answer of `kind` is late among drives `slots`: the median of what is late for each of
+    /// them, which a slow one cannot raise. `None` while too little was seen.
+    pub(crate) fn late(&self, kind: Kind, slots: impl Iterator<Item = usize>) -> Option<Duration> {
+        let seen = slots.filter_map(|slot| self.slots[slot].latencies[kind as usize].lock().late());
+        let mut seen: Vec<Duration> = seen.collect();
+        seen.sort_unstable();
+        seen.get(seen.len() / 2).copied()
     }
 
-    /// Learns how long a read of a block took.
-    pub(crate) fn sample(&self, slot: usize, took: Duration) {
-        let slot = &self.slots[slot];
-        let micros = took.as_micros().min(u128::from(u64::MAX >> 8)) as u64;
-        let mean = slot.mean.load(Relaxed);
-        let off = micros.abs_diff(mean);
-        let deviation = slot.deviation.load(Relaxed);
-        slot.mean.store(smooth(mean, micros), Relaxed);
-        slot.deviation.store(smooth(deviation, off), Relaxed);
+    /// Learns how long an answer took.
+    pub(crate) fn sample(&self, slot: usize, kind: Kind, took: Duration) {
+        self.slots[slot].latencies[kind as usize].lock().sample(took);
     }
-}
-
-fn smooth(old: u64, sample: u64) -> u64 {
-    if old == 0 { sample } else { old - (old >> SMOOTHING) + (sample >> SMOOTHING) }
 }
 
 #[cfg(test)]
@@ -120,16 +120,15 @@ mod tests {
     fn a_drive_goes_down_by_refusal_to_serve_or_repeated_silence_and_comes_back_by_an_answer() {
         let failed = |class| Err(DriveError::failed(DriveId(1), class, "test"));
         let health = Health::new(2);
-        let took = Duration::from_millis(1);
-        assert!(!health.observe(0, &failed(ErrorClass::TimedOut), took));
+        assert!(!health.observe(0, &failed(ErrorClass::TimedOut)));
         assert!(health.is_suspect(0) && !health.is_down(0));
-        assert!(health.observe(0, &failed(ErrorClass::TimedOut), took));
+        assert!(health.observe(0, &failed(ErrorClass::TimedOut)));
         assert!(health.is_down(0));
-        assert!(health.observe(1, &failed(ErrorClass::Unavailable), took));
-        assert!(!health.observe(1, &failed(ErrorClass::Unavailable), took), "down only once");
+        assert!(health.observe(1, &failed(ErrorClass::Unavailable)));
+        assert!(!health.observe(1, &failed(ErrorClass::Unavailable)), "down only once");
         assert_eq!(health.down_count(), 2);
-        health.observe(1, &Ok(DriveReply::Done), took);
-        health.observe(0, &failed(ErrorClass::Full), took);
+        health.observe(1, &Ok(DriveReply::Done));
+        health.observe(0, &failed(ErrorClass::Full));
         assert_eq!(health.down_count(), 0);
     }
 }

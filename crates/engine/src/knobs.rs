@@ -26,19 +26,28 @@ pub struct Knobs {
     pub survey_every: Duration,
     /// How often a background worker looks for work when it found none.
     pub chores_every: Duration,
+    /// How often a node looks for buckets that its drives hold something of and that are deleted.
+    pub buckets_every: Duration,
     /// Tombstones older than this may be purged.
     pub tombstone_age: Duration,
     /// A stream that moves no byte for this long is dead.
     pub stream_idle: Duration,
-    /// A shard's block that is later than this is read from a spare as well; the measured latency
-    /// raises it.
+    /// A drive's answer to a read is late when it takes longer than 98 of 100 took before, and at least
+    /// this long: then a spare is asked as well.
     pub hedge_min: Duration,
+    /// The same while too few answers were seen to tell.
+    pub hedge_unknown: Duration,
     /// A read's pins last this long without progress.
     pub pin_lease: Duration,
     /// Operations in flight; more wait for [`Self::admission_wait`], then are refused.
     pub operations_max: usize,
     /// Bytes of bodies and shards in memory over all requests.
     pub body_bytes_max: usize,
+    /// Writes whose client has its answer and that are still waiting for some drives. What is over this,
+    /// or over [`Self::straggler_bytes_max`], is cut off: those drives get repair records.
+    pub stragglers_max: usize,
+    /// Bytes of shards on their way to such drives.
+    pub straggler_bytes_max: usize,
     /// How long a request waits to be admitted.
     pub admission_wait: Duration,
     /// Whether the healer, the resolver and the purger run.
@@ -57,12 +66,16 @@ impl Default for Knobs {
             probe_every: Duration::from_millis(500),
             survey_every: Duration::from_secs(2),
             chores_every: Duration::from_secs(1),
+            buckets_every: Duration::from_secs(60),
             tombstone_age: Duration::from_micros(limits::TOMBSTONE_MICROS),
             stream_idle: Duration::from_micros(limits::STREAM_IDLE_MICROS),
-            hedge_min: Duration::from_millis(50),
+            hedge_min: Duration::from_millis(10),
+            hedge_unknown: Duration::from_millis(50),
             pin_lease: Duration::from_secs(30),
             operations_max: 4096,
             body_bytes_max: 1 << 30,
+            stragglers_max: 4096,
+            straggler_bytes_max: 128 << 20,
             admission_wait: Duration::from_secs(2),
             background: true,
         }

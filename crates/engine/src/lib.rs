@@ -19,10 +19,10 @@
 //! | `write`, `update`, `resolve` | blind writes, conditional writes, adoption |
 //! | `conversation` | drives the register's machines: rounds, ballots, grace, settling |
 //! | `object`, `range` | PUT, GET, HEAD, DELETE; which bytes a request wants |
-//! | `receive`, `stream`, `inline`, `restore` | bodies on their way in, out, and made whole |
+//! | `receive`, `stream`, `blocks`, `inline`, `restore` | bodies on their way in, out, and made whole |
 //! | `staged` | a draft shaped and encoded for its drives |
 //! | `admission` | bounds on what goes on at once |
-//! | `actor`, `health` | what a set owns: settle batches, the view of its drives |
+//! | `actor`, `health`, `latency` | what a set owns: settle batches, the view of its drives, how long they take |
 //! | [`admin`] | what operators see |
 //! | `report` | drives are told of shards that could not be read |
 //! | [`members`], `membership` | who is in a set, and how that changes |
@@ -35,13 +35,13 @@
 //! | `store` | [`ObjectStore`] for [`Engine`] |
 //! | `uploads`, `complete`, `sweep` | multipart uploads, their completion, what they leave behind |
 //! | [`upload_record`], [`complete_judge`] | the life of an upload; which parts make an object |
-//! | `bulk`, `cork` | DeleteObjects; many operations in one message a node |
-//! | [`checksum`] | S3's additional checksums and entity tags |
+//! | `bucket_sweep` | what deleted buckets leave behind on drives that were away |
 
 mod actor;
 pub mod admin;
 mod admission;
 pub mod api;
+mod blocks;
 pub mod checksum;
 mod compare;
 mod conversation;
@@ -54,6 +54,7 @@ mod heal;
 mod health;
 mod inline;
 pub mod knobs;
+mod latency;
 pub mod members;
 mod membership;
 pub mod meta;
@@ -82,6 +83,7 @@ mod write;
 
 // Buckets, lists, uploads and copies, on top of the sets.
 pub mod bucket_record;
+mod bucket_sweep;
 mod buckets;
 mod bulk;
 mod complete;
@@ -98,7 +100,7 @@ mod sweep;
 pub mod upload_record;
 mod uploads;
 
-pub use admission::Permit;
+pub use admission::{Load, Permit};
 pub use api::ObjectStore;
 pub use draft::{Data, Decision, Draft, Received, ScanResult};
 pub use engine::{Engine, EngineConfig};

@@ -21,6 +21,7 @@ use holdfast_types::{BucketStamp, RegisterKey, VersionId};
 use crate::{
     conversation::{Conversation, Pause},
     error::StoreError,
+    health::Kind,
     round::Calls,
     set::{Route, SetHandle, SetShared},
 };
@@ -133,7 +134,8 @@ impl SetShared {
         let up = order.iter().fold(HolderMask::default(), |mask, shard| mask.with(*shard));
         let drives = Drives { quorum: self.quorum, up };
         let machine = Read::new(drives, question.target(), &order);
-        let patience = if quick { self.late(&question.route) } else { self.knobs.call * 2 };
+        let patience =
+            if quick { self.late(&question.route, Kind::Look) } else { self.knobs.call * 2 };
         let talk = Conversation::new(self, question.scope, &question.route, machine);
         let mut talk = talk.reading(question.version, question.inline, patience);
         let first = talk.machine.start();
@@ -150,12 +152,11 @@ impl SetShared {
         }
     }
 
-    /// When an answer to a read is late: twice the usual of the drives that are up, which a slow one
-    /// among them cannot raise.
-    fn late(&self, route: &Route) -> Duration {
-        let up = route.slots.iter().filter(|slot| !self.health.is_down(**slot));
-        let usual = up.map(|slot| self.health.late_after(*slot)).min().unwrap_or_default();
-        (usual * 2).max(self.knobs.hedge_min)
+    /// When an answer of the key's drives is late, by what was seen of those that are up.
+    pub(crate) fn late(&self, route: &Route, kind: Kind) -> Duration {
+        let up = route.slots.iter().copied().filter(|slot| !self.health.is_down(*slot));
+        let seen = self.health.late(kind, up).unwrap_or(self.knobs.hedge_unknown);
+        seen.max(self.knobs.hedge_min)
     }
 
     /// Shards whose drives are up: suspect ones last, local ones first, then node by node, so that few nodes are asked;

@@ -246,7 +246,7 @@ impl Upload {
     fn lost(&mut self, shards: &[u8], error: &DriveError) {
         for shard in shards {
             let slot = self.route.slots[usize::from(*shard)];
-            self.set.learn(slot, &Err(error.clone()), std::time::Duration::ZERO);
+            self.set.learn(slot, &Err(error.clone()));
             self.failures.push((slot, describe(error)));
         }
     }

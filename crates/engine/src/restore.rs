@@ -15,10 +15,10 @@ use holdfast_types::{
 };
 
 use crate::{
+    blocks::{Target, next_block, open_blocks},
     error::StoreError,
     set::{Route, SetShared, describe},
     staged::rides_inline,
-    stream::{Target, next_block, open_blocks},
 };
 
 /// Shards made anew, ready to be named by an Accept or an Install.

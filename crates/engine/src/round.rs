@@ -13,6 +13,7 @@ use holdfast_types::{DriveId, ErrorClass, SetEpoch};
 
 use crate::{
     cork,
+    health::Kind,
     set::{Route, SetShared, ShardRequests, ShardResults},
     task,
 };
@@ -58,6 +59,11 @@ pub(crate) struct Calls {
 }
 
 impl Calls {
+    /// Calls nobody waits for any more are cancelled: whether they were carried out is not known.
+    pub(crate) fn cut_off(&mut self) {
+        self.pending.clear();
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.pending.is_empty()
     }
@@ -163,13 +169,17 @@ impl SetShared {
             .into_iter()
             .map(|(_, slot, request)| (members.slots[slot].drive, request))
             .collect();
+        let reads = batch.iter().all(|(_, request)| matches!(request, DriveRequest::Read(_)));
         let begun = self.clock.monotonic_micros();
         let answers = cork::call(node, lane, self.knobs.call, batch);
         let mut answers = self.patiently(&tags, answers).await.into_iter();
         let took = self.clock.monotonic_micros().saturating_sub(begun);
         let results = tags.into_iter().map(|(tag, slot)| {
             let result = answers.next().unwrap_or_else(|| self.silence(slot));
-            self.learn(slot, &result, Duration::from_micros(took));
+            if reads && result.is_ok() {
+                self.health.sample(slot, Kind::Look, Duration::from_micros(took));
+            }
+            self.learn(slot, &result);
             (tag, slot, result)
         });
         results.collect()
@@ -227,8 +237,8 @@ impl SetShared {
     }
 
     /// Takes an answer into account for the set's view of its drives.
-    pub(crate) fn learn(&self, slot: usize, result: &DriveResult, took: Duration) {
-        if self.health.observe(slot, result, took) {
+    pub(crate) fn learn(&self, slot: usize, result: &DriveResult) {
+        if self.health.observe(slot, result) {
             tracing::warn!(set = %self.index, drive = %self.place(slot), "drive is down");
             self.mail.wake();
         }

@@ -243,12 +243,17 @@ impl SetShared {
         StoreError::BelowQuorum { set: self.index, need, have, detail: missing.join("; ") }
     }
 
+    /// Whether enough drives are up for a write to succeed.
+    pub(crate) fn is_writable(&self) -> bool {
+        self.n() - self.health.down_count() >= self.quorum.write()
+    }
+
     /// Fails when so many drives are known to be down that no write can succeed.
     pub(crate) fn check_writable(&self) -> Result<(), StoreError> {
-        let up = self.n() - self.health.down_count();
-        if up >= self.quorum.write() {
+        if self.is_writable() {
             return Ok(());
         }
+        let up = self.n() - self.health.down_count();
         Err(self.below_quorum(self.quorum.write(), up, &[]))
     }
 }

@@ -62,6 +62,11 @@ impl Staged {
         there.intersection(up)
     }
 
+    /// Bytes of each shard that travels inside Accept.
+    pub(crate) fn inline_shard_bytes(&self) -> usize {
+        self.inline.first().map_or(0, Bytes::len)
+    }
+
     /// Whether it can be shaped anew for fewer drives.
     pub(crate) const fn is_reshapable(&self) -> bool {
         !matches!(self.draft.data, Data::Uploaded(_))

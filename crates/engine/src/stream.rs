@@ -6,31 +6,36 @@
 //!      ^            | late: hedge with a spare, first k win and stay
 //!      `-- spares --+ error, rot: a spare at once
 //! ```
+//!
+//! Of a stripe that is wanted in part, only the data blocks with wanted bytes are fetched while their
+//! drives serve; when one is late or fails, the stripe is restored from any k.
+//!
+//! An open stream keeps its drive's bytes, so a body of one piece is pinned only when reading it takes
+//! long, for the spares' sake; the pieces still to come of a body of several are pinned at once.
 
 use std::{collections::VecDeque, ops::Range, sync::Arc, time::Duration};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 use futures::{
     StreamExt,
     future::BoxFuture,
     stream::{self, FuturesUnordered},
 };
 use holdfast_drive::{
-    api::{DriveError, DriveRequest, Pin, ShardRead},
+    api::{DriveError, DriveRequest, Pin},
     node::BlockStream,
 };
-use holdfast_erasure::{decode_stripe, open_block};
-use holdfast_register::{Candidate, Refusal};
-use holdfast_types::{
-    BucketStamp, ErrorClass, Geometry, OperationId, RegisterKey, ShardIndex, VersionId,
-};
+use holdfast_erasure::decode_stripe;
+use holdfast_register::Candidate;
+use holdfast_types::{BucketStamp, ErrorClass, Geometry, OperationId, RegisterKey};
 use tokio::sync::mpsc;
 
 use crate::{
     admission::Permit,
     api::ByteStream,
+    blocks::{Target, next_block, open_blocks},
     error::StoreError,
-    report::{Suspected, tells_of_rot},
+    health::Kind,
     set::{Route, SetHandle, SetShared, describe},
     task,
 };
@@ -112,6 +117,9 @@ impl SetHandle {
     }
 }
 
+/// A body of one piece that takes longer is pinned.
+const PIN_AFTER: Duration = Duration::from_millis(250);
+
 type StripeSender = mpsc::Sender<Result<Vec<Bytes>, StoreError>>;
 
 /// Reads the pieces of one body one after the other.
@@ -127,29 +135,34 @@ struct Reader {
 
 impl Reader {
     async fn run(self, sender: StripeSender) {
-        self.pin(self.set.knobs.pin_lease).await;
         let lease = self.set.knobs.pin_lease;
-        let mut renew_at = task::after(lease / 3);
+        let several = self.pieces.len() > 1;
+        let mut pinned = false;
+        let mut pin_at = task::after(if several { Duration::ZERO } else { PIN_AFTER });
         'pieces: for piece in &self.pieces {
             let mut body = self.body(piece);
-            while let Some(stripe) = body.next_stripe().await {
+            loop {
+                if task::until(pin_at).is_zero() {
+                    pin_at = task::after(lease / 3);
+                    pinned = true;
+                    self.pin(lease);
+                }
+                let Some(stripe) = body.next_stripe().await else { break };
                 let failed = stripe.is_err();
                 if sender.send(stripe).await.is_err() || failed {
                     break 'pieces;
                 }
-                if task::until(renew_at).is_zero() {
-                    renew_at = task::after(lease / 3);
-                    self.pin(lease).await;
-                }
             }
         }
         drop(sender);
-        self.pin(Duration::ZERO).await;
+        if pinned {
+            self.pin(Duration::ZERO);
+        }
     }
 
     /// Pins the body's operations on the drives that are up (zero gives the pins back), so that an
-    /// overwrite meanwhile does not free what is being read.
-    async fn pin(&self, lease: Duration) {
+    /// overwrite meanwhile does not free what is yet to be read. Nobody waits for it.
+    fn pin(&self, lease: Duration) {
         let pin = Pin {
             operations: self.pieces.iter().map(|piece| piece.operation).collect(),
             lease: self.lease,
@@ -160,7 +173,10 @@ impl Reader {
         let pinned = shards.into_iter().take(k.unwrap_or_default() + 1);
         let request =
             |shard: u8| (self.route.slots[usize::from(shard)], DriveRequest::Pin(pin.clone()));
-        self.set.ask_slots(pinned.map(request).collect()).await;
+        let (set, requests) = (self.set.clone(), pinned.map(request).collect());
+        task::detach(async move {
+            set.ask_slots(requests).await;
+        });
     }
 
     fn body(&self, piece: &Piece) -> BodyReader {
@@ -177,7 +193,7 @@ impl Reader {
             last: (piece.range.end - 1) / piece.geometry.stripe_bytes(),
         };
         let chosen = spares.drain(..usize::from(k).min(spares.len()));
-        let ready = chosen.map(|shard| Source { shard, stream: None }).collect();
+        let ready = chosen.map(Source::of).collect();
         BodyReader {
             target: Arc::new(target),
             wanted: piece.range.clone(),
@@ -207,34 +223,25 @@ impl SetShared {
     }
 }
 
-/// What is read, shared by all sources.
-pub(crate) struct Target {
-    pub(crate) set: Arc<SetShared>,
-    pub(crate) route: Route,
-    pub(crate) scope: BucketStamp,
-    /// The register that names the bytes.
-    pub(crate) version: VersionId,
-    pub(crate) operation: OperationId,
-    pub(crate) geometry: Geometry,
-    /// The last stripe wanted.
-    pub(crate) last: u64,
-}
-
-impl Target {
-    /// Takes note that a shard could not be read: its drive is told, when it may be the shard's fault.
-    pub(crate) fn unreadable(&self, shard: u8, error: &DriveError) {
-        if tells_of_rot(error) {
-            let (version, operation) = (self.version, self.operation);
-            self.set.report(self.scope, &self.route, Suspected { version, operation, shard });
-        }
-    }
-}
-
 /// One shard's stream of blocks.
 struct Source {
     shard: u8,
     /// Opened at the first fetch.
-    stream: Option<BlockStream>,
+    stream: Option<Opened>,
+}
+
+/// An open stream of blocks.
+struct Opened {
+    /// The block that comes next, and the last one.
+    next: u64,
+    last: u64,
+    blocks: BlockStream,
+}
+
+impl Source {
+    const fn of(shard: u8) -> Self {
+        Self { shard, stream: None }
+    }
 }
 
 type Fetched = (u8, Duration, Result<(Source, Bytes), DriveError>);
@@ -264,46 +271,95 @@ impl BodyReader {
     }
 
     async fn read_stripe(&mut self, stripe: u64) -> Result<Vec<Bytes>, StoreError> {
-        let payloads = self.gather(stripe).await?;
+        let needed = self.needed(stripe);
+        let payloads = self.gather(stripe, needed.clone()).await?;
         let geometry = self.target.geometry;
+        let start = stripe * geometry.stripe_bytes();
+        let here =
+            |shards: Range<u8>| shards.into_iter().all(|s| payloads[usize::from(s)].is_some());
+        if here(needed.clone()) {
+            let len = u64::from(geometry.payload_len(stripe));
+            let from = start + u64::from(needed.start) * len;
+            let data = needed.filter_map(|shard| payloads[usize::from(shard)].clone());
+            return Ok(trim(data.collect(), from, &self.wanted));
+        }
         let damaged = |e| StoreError::Internal { message: format!("decode stripe: {e}") };
-        let lost_data = payloads[..usize::from(geometry.data_shards)].iter().any(Option::is_none);
-        let bytes = if lost_data && geometry.stripe_len(stripe) > HEAVY_BYTES {
+        let bytes = if geometry.stripe_len(stripe) > HEAVY_BYTES {
             let decode = move || decode_stripe(&geometry, stripe, &payloads);
             task::heavy(decode).await.map_err(damaged)?
         } else {
             decode_stripe(&geometry, stripe, &payloads).map_err(damaged)?
         };
-        Ok(trim(bytes, stripe * geometry.stripe_bytes(), &self.wanted))
+        Ok(trim(bytes, start, &self.wanted))
     }
 
-    /// k verified payloads of one stripe, by shard.
-    async fn gather(&mut self, stripe: u64) -> Result<Vec<Option<Bytes>>, StoreError> {
+    /// The data shards whose blocks of a stripe have wanted bytes.
+    fn needed(&self, stripe: u64) -> Range<u8> {
+        let geometry = self.target.geometry;
+        let start = stripe * geometry.stripe_bytes();
+        let end = start + geometry.stripe_len(stripe);
+        let len = u64::from(geometry.payload_len(stripe));
+        let from = self.wanted.start.clamp(start, end) - start;
+        let to = self.wanted.end.clamp(start, end) - start;
+        (from / len) as u8..to.div_ceil(len) as u8
+    }
+
+    /// The last block of a data shard with wanted bytes: all but the first and the last stripe are wanted
+    /// whole.
+    fn last_needed(&self, shard: u8) -> u64 {
+        let last = self.target.last;
+        if self.needed(last).contains(&shard) { last } else { last.saturating_sub(1) }
+    }
+
+    /// Verified payloads of one stripe, by shard: the `needed` ones, or any k.
+    async fn gather(
+        &mut self,
+        stripe: u64,
+        needed: Range<u8>,
+    ) -> Result<Vec<Option<Bytes>>, StoreError> {
         let k = usize::from(self.target.geometry.data_shards);
         let mut payloads: Vec<Option<Bytes>> = vec![None; usize::from(self.target.set.n())];
         let mut running: FuturesUnordered<BoxFuture<'static, Fetched>> = FuturesUnordered::new();
-        for source in std::mem::take(&mut self.ready) {
-            running.push(fetch(self.target.clone(), source, stripe));
+        // Sources whose blocks are not wanted, as long as all is well.
+        let mut idle = Vec::new();
+        let ready = std::mem::take(&mut self.ready);
+        let lean = needed.clone().all(|shard| ready.iter().any(|source| source.shard == shard));
+        for source in ready {
+            if lean && !needed.contains(&source.shard) {
+                idle.push(source);
+            } else {
+                let last = if lean { self.last_needed(source.shard) } else { self.target.last };
+                running.push(fetch(self.target.clone(), source, stripe, last.max(stripe)));
+            }
         }
-        while self.ready.len() < k {
+        let mut enough = if lean { needed.len() } else { k };
+        loop {
+            if self.ready.len() >= enough {
+                self.ready.append(&mut idle);
+                return Ok(payloads);
+            }
             let late = tokio::time::timeout(self.patience(), running.next()).await;
-            match late {
-                Err(_) if !self.spares.is_empty() => self.call_spare(stripe, &running),
-                Err(_) => {
+            let well = match late {
+                Ok(Some(fetched)) => self.take(fetched, &mut payloads),
+                Err(_) if self.spares.is_empty() && idle.is_empty() => {
                     // Nobody is left to ask: wait for whom was asked.
                     let Some(fetched) = running.next().await else { return Err(self.too_few()) };
                     self.take(fetched, &mut payloads);
+                    true
                 }
-                Ok(Some(fetched)) => {
-                    if !self.take(fetched, &mut payloads) {
-                        self.call_spare(stripe, &running);
-                    }
+                Ok(None) if self.spares.is_empty() && idle.is_empty() => {
+                    return Err(self.too_few());
                 }
-                Ok(None) if self.spares.is_empty() => return Err(self.too_few()),
-                Ok(None) => self.call_spare(stripe, &running),
+                Err(_) | Ok(None) => false,
+            };
+            if !well {
+                enough = k;
+                for source in idle.drain(..) {
+                    running.push(fetch(self.target.clone(), source, stripe, self.target.last));
+                }
+                self.call_spare(stripe, &running);
             }
         }
-        Ok(payloads)
     }
 
     /// Takes what a source fetched; false when it failed.
@@ -312,7 +368,7 @@ impl BodyReader {
         let slot = self.target.route.slots[usize::from(shard)];
         match result {
             Ok((source, payload)) => {
-                self.target.set.health.sample(slot, took);
+                self.target.set.health.sample(slot, Kind::Block, took);
                 payloads[usize::from(shard)] = Some(payload);
                 self.ready.push(source);
                 true
@@ -323,7 +379,7 @@ impl BodyReader {
                     operation = %self.target.operation, %error, "shard not read"
                 );
                 self.target.unreadable(shard, &error);
-                self.target.set.learn(slot, &Err(error.clone()), took);
+                self.target.set.learn(slot, &Err(error.clone()));
                 self.failures.push((slot, describe(&error)));
                 false
             }
@@ -332,16 +388,13 @@ impl BodyReader {
 
     fn call_spare(&mut self, stripe: u64, running: &FuturesUnordered<BoxFuture<'static, Fetched>>) {
         if let Some(shard) = self.spares.pop_front() {
-            running.push(fetch(self.target.clone(), Source { shard, stream: None }, stripe));
+            running.push(fetch(self.target.clone(), Source::of(shard), stripe, self.target.last));
         }
     }
 
     /// How long a block may take before a spare is asked as well.
     fn patience(&self) -> Duration {
-        let set = &self.target.set;
-        let slots = self.target.route.slots.iter().filter(|slot| !set.health.is_down(**slot));
-        let late = slots.map(|slot| set.health.late_after(*slot)).min().unwrap_or_default();
-        (late * 2).max(set.knobs.hedge_min)
+        self.target.set.late(&self.target.route, Kind::Block)
     }
 
     fn too_few(&self) -> StoreError {
@@ -354,12 +407,17 @@ impl BodyReader {
 const HEAVY_BYTES: u64 = 256 << 10;
 
 /// The next block of a source, verified: the one of `stripe`.
-fn fetch(target: Arc<Target>, source: Source, stripe: u64) -> BoxFuture<'static, Fetched> {
+fn fetch(
+    target: Arc<Target>,
+    source: Source,
+    stripe: u64,
+    last: u64,
+) -> BoxFuture<'static, Fetched> {
     Box::pin(async move {
         let shard = source.shard;
         let begun = target.set.clock.monotonic_micros();
         let idle = target.set.knobs.stream_idle;
-        let fetched = tokio::time::timeout(idle, fetch_block(&target, source, stripe)).await;
+        let fetched = tokio::time::timeout(idle, fetch_block(&target, source, stripe, last)).await;
         let slot = target.route.slots[usize::from(shard)];
         let late = || {
             let drive = target.set.slot(slot).drive;
@@ -374,96 +432,19 @@ async fn fetch_block(
     target: &Target,
     mut source: Source,
     stripe: u64,
+    last: u64,
 ) -> Result<(Source, Bytes), DriveError> {
-    let mut blocks = match source.stream.take() {
-        Some(blocks) => blocks,
-        None => open_blocks(target, source.shard, stripe, target.last - stripe + 1).await?,
+    let mut opened = match source.stream.take() {
+        Some(opened) if opened.next == stripe && stripe <= opened.last => opened,
+        _ => {
+            let blocks = open_blocks(target, source.shard, stripe, last - stripe + 1).await?;
+            Opened { next: stripe, last, blocks }
+        }
     };
-    let block = next_block(target, source.shard, stripe, &mut blocks).await?;
-    source.stream = Some(blocks);
+    let block = next_block(target, source.shard, stripe, &mut opened.blocks).await?;
+    opened.next += 1;
+    source.stream = Some(opened);
     Ok((source, block))
-}
-
-/// Opens a stream of single blocks of a shard.
-pub(crate) async fn open_blocks(
-    target: &Target,
-    shard: u8,
-    first_block: u64,
-    block_count: u64,
-) -> Result<BlockStream, DriveError> {
-    let slot = target.route.slots[usize::from(shard)];
-    let read = || ShardRead {
-        drive: target.set.slot(slot).drive,
-        scope: target.set.scope(target.scope),
-        operation: target.operation,
-        shard: ShardIndex(shard),
-        geometry: target.geometry,
-        first_block,
-        block_count,
-    };
-    let drive = target.set.slot(slot).drive;
-    let opened = target.set.node_of(slot).read_shard(read()).await;
-    let mut chunks = match opened {
-        Err(DriveError::Refused { refusal: Refusal::SetOutdated { current }, .. }) => {
-            target.set.refresh(current).await;
-            target.set.node_of(slot).read_shard(read()).await?
-        }
-        opened => opened?,
-    };
-    let geometry = target.geometry;
-    // A chunk may hold several blocks, or a part of one: cut them anew.
-    let mut rest = BytesMut::new();
-    let mut block = first_block;
-    let single = stream::poll_fn(move |cx| {
-        loop {
-            if block >= first_block + block_count || block >= geometry.stripe_count() {
-                return std::task::Poll::Ready(None);
-            }
-            let len = geometry.block_len(block) as usize;
-            if rest.len() >= len {
-                block += 1;
-                return std::task::Poll::Ready(Some(Ok(rest.split_to(len).freeze())));
-            }
-            match std::task::ready!(chunks.poll_next_unpin(cx)) {
-                // The usual case: one block a chunk, not copied.
-                Some(Ok(chunk)) if rest.is_empty() && chunk.len() == len => {
-                    block += 1;
-                    return std::task::Poll::Ready(Some(Ok(chunk)));
-                }
-                Some(Ok(mut chunk)) => {
-                    rest.extend_from_slice(&chunk);
-                    chunk.advance(chunk.len());
-                }
-                Some(Err(error)) => return std::task::Poll::Ready(Some(Err(error))),
-                None => {
-                    let short = "the shard's stream ended early";
-                    let error = DriveError::failed(drive, ErrorClass::Damaged, short);
-                    return std::task::Poll::Ready(Some(Err(error)));
-                }
-            }
-        }
-    });
-    Ok(single.boxed())
-}
-
-/// The payload of the next block of a stream, verified (INV-BLOCK-1).
-pub(crate) async fn next_block(
-    target: &Target,
-    shard: u8,
-    block: u64,
-    blocks: &mut BlockStream,
-) -> Result<Bytes, DriveError> {
-    let slot = target.route.slots[usize::from(shard)];
-    let drive = target.set.slot(slot).drive;
-    let ended = || DriveError::failed(drive, ErrorClass::Damaged, "the shard's stream ended early");
-    let sealed = blocks.next().await.ok_or_else(ended)??;
-    let salt = target.set.salt(&target.route, target.operation, shard);
-    let payload = open_block(&salt, block, &sealed);
-    let rotten = |e: holdfast_erasure::BlockError| {
-        DriveError::failed(drive, ErrorClass::Damaged, e.to_string())
-    };
-    let len = payload.map_err(rotten)?.len();
-    Ok(sealed.slice(..len))
 }
 
 /// Cuts a stripe's pieces, which begin at `start` of the body, down to what is wanted of it.

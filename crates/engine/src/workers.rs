@@ -132,6 +132,7 @@ impl Engine {
         for job in Job::ALL {
             task::detach(work(Arc::downgrade(self), job, node, self.knobs.chores_every));
         }
+        crate::bucket_sweep::start(Arc::downgrade(self), node, self.knobs.buckets_every);
         let watch = crate::rebuild::watch(Arc::downgrade(self), node, self.knobs.chores_every);
         task::detach(watch);
         crate::sweep::start(Arc::downgrade(self), node, self.nodes.len());

@@ -11,9 +11,11 @@
 //!                      |- took effect, overtaken: settle the winner -> Written
 //!                      |- cannot be known ---------------------------> Unknown
 //!                      `- did not take effect -----------------------> Accept again, promised
+//! again: as finish, in another shape if need be (ADR 0011)
+//!                      `- an earlier shape heads the key, too narrow -> Accept again, promised
 //! ```
 
-use holdfast_types::{Ballot, Entry, EntryKind, VersionId};
+use holdfast_types::{Ballot, Entry, EntryKind, OperationId, VersionId};
 
 use crate::{
     adopting::{Adopting, Progress, TooFew, shortage},
@@ -41,6 +43,9 @@ pub struct Blind {
     version: VersionId,
     entry: Entry,
     own: HolderMask,
+    /// Operations under which the same write was tried in other shapes. What one of them did, this
+    /// write did.
+    earlier: Vec<OperationId>,
     /// Ballots under which this machine itself asked for acceptance.
     own_ballots: Vec<Ballot>,
     attempt: u32,
@@ -77,11 +82,29 @@ impl Blind {
             version,
             entry,
             own: own.intersection(drives.up),
+            earlier: Vec::new(),
             own_ballots: Vec::new(),
             attempt: 0,
             round: Round(0),
             phase: Phase::Ballot { finish: false },
         }
+    }
+
+    /// The same write once more, after it ended as [`Failure::Unknown`]: with the drives that are up by
+    /// now, and in a shape that they can hold. It begins by asking what the earlier attempts did, so
+    /// that it takes effect once.
+    ///
+    /// `entry` says the same. It has an operation of its own when its shape is another one: an operation
+    /// has one shape.
+    #[must_use]
+    pub fn again(self, drives: Drives, entry: Entry, own: HolderMask) -> Self {
+        let mut earlier = self.earlier;
+        if self.entry.operation != entry.operation {
+            earlier.push(self.entry.operation);
+        }
+        let (own_ballots, attempt, round) = (self.own_ballots, self.attempt, self.round);
+        let machine = Self::new(drives, self.version, entry, own);
+        Self { earlier, own_ballots, attempt, round, ..machine }
     }
 
     fn needed(&self) -> u8 {
@@ -180,11 +203,10 @@ impl Blind {
             self.phase = Phase::Asking { round, ballot };
             return Step::Wait;
         }
-        let mine = self.entry.operation;
-        let effect = effect(quorum, &round.answers, mine);
+        let effect = self.effect(&round);
         let by_us = matches!(&effect, Effect::Took(ballots) if self.is_own(ballots));
         if let Judgement::Found(head) = judge_latest(quorum, &round.answers)
-            && head.entry.operation == mine
+            && self.is_mine(head.entry.operation)
         {
             let hidden = !by_us && effect != Effect::None && self.was_outranked(&round, &head);
             return match (hidden, idle) {
@@ -206,6 +228,31 @@ impl Blind {
                 self.phase = Phase::Asking { round, ballot };
                 Step::Wait
             }
+        }
+    }
+
+    /// Whether an operation is this write, in this shape or an earlier one.
+    fn is_mine(&self, operation: OperationId) -> bool {
+        operation == self.entry.operation || self.earlier.contains(&operation)
+    }
+
+    /// What this write did, in whatever shape.
+    fn effect(&self, round: &ViewRound) -> Effect {
+        let quorum = self.drives.quorum;
+        let shapes = self.earlier.iter().chain([&self.entry.operation]);
+        let mut took = Vec::new();
+        let mut unknown = false;
+        for operation in shapes {
+            match effect(quorum, &round.answers, *operation) {
+                Effect::Took(ballots) => took.extend(ballots),
+                Effect::Unknown => unknown = true,
+                Effect::None => {}
+            }
+        }
+        match (took.is_empty(), unknown) {
+            (false, _) => Effect::Took(took),
+            (true, true) => Effect::Unknown,
+            (true, false) => Effect::None,
         }
     }
 
@@ -235,6 +282,11 @@ impl Blind {
                 }
                 self.confirm(round, ballot, head, by_us)
             }
+            // In another shape it has a place among the key's versions that a new one would not have.
+            Judgement::Found(head) if self.is_mine(head.entry.operation) => {
+                let (need, have) = (self.needed(), head.shards.count());
+                self.fail(Failure::Unknown { need, have })
+            }
             Judgement::Found(head) if !head.is_firm(quorum) => self.adopt(round, ballot, head),
             _ => {
                 let entry = self.entry.clone();
@@ -255,8 +307,14 @@ impl Blind {
         by_us: bool,
     ) -> Step<WriteOutcome> {
         let settled = head.verdict == Verdict::Settled;
-        if by_us && settled && head.shards.count() >= self.needed() {
+        let need = self.drives.quorum.acknowledged(head.entry.data_shards());
+        if by_us && settled && head.shards.count() >= need {
             return self.end(Tail::known(&head), Ok(Written { entry: head.entry }));
+        }
+        if head.entry.operation != self.entry.operation {
+            // Chosen or not, its drives cannot give it the holders it needs. Nothing came in between
+            // that anybody can have seen, or it would head the key: the same value takes its place.
+            return self.send_own(ballot);
         }
         if !by_us {
             head.entry.order = ballot;
@@ -322,10 +380,13 @@ impl Machine for Blind {
 
     fn start(&mut self) -> Step<WriteOutcome> {
         let (need, have) = (self.needed(), self.own.count());
-        if have < need {
-            return self.fail(Failure::Unavailable { need, have });
+        // Begun again: what was tried may have left traces.
+        let traces = !self.own_ballots.is_empty();
+        match (have < need, traces) {
+            (false, _) => self.ask_ballot(Ballot::ZERO, traces),
+            (true, false) => self.fail(Failure::Unavailable { need, have }),
+            (true, true) => self.fail(Failure::Unknown { need, have }),
         }
-        self.ask_ballot(Ballot::ZERO, false)
     }
 
     fn on_ballot(&mut self, ballot: Ballot) -> Step<WriteOutcome> {

@@ -58,6 +58,12 @@ impl BucketStamp {
     pub const REGISTRY: Self =
         Self { id: BucketId::NIL, epoch: BucketEpoch(0), phase: BucketPhase::Live };
 
+    /// The stamp of an incarnation that the registry does not know any more: nothing comes after it.
+    #[must_use]
+    pub const fn gone(id: BucketId) -> Self {
+        Self { id, epoch: BucketEpoch(u64::MAX), phase: BucketPhase::Deleted }
+    }
+
     /// Appends: id 16, epoch varint, phase u8.
     pub fn encode(&self, out: &mut Writer) {
         out.id(self.id.to_bytes());

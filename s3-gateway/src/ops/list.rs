@@ -18,26 +18,57 @@ struct Asked {
     prefix: Option<String>,
     delimiter: Option<String>,
     limit: usize,
+    encoding: Option<EncodingType>,
     keys: KeyText,
+}
+
+/// What the inputs of all three ask, their fields being of one name.
+macro_rules! asked {
+    ($input:ident) => {
+        Asked::new(
+            $input.bucket,
+            $input.prefix,
+            $input.delimiter,
+            $input.max_keys,
+            $input.encoding_type,
+        )?
+    };
+}
+
+/// The output of one of the three: what they have in common, and its own fields.
+macro_rules! answer {
+    ($output:ident { $($field:ident: $value:expr,)* }, $asked:ident, $page:ident) => {
+        S3Response::new($output {
+            common_prefixes: $asked.prefixes(&$page),
+            delimiter: $asked.shown(&$asked.delimiter),
+            is_truncated: Some($page.next.is_some()),
+            max_keys: i32::try_from($asked.limit).ok(),
+            request_charged: None,
+            $($field: $value,)*
+            name: Some($asked.bucket),
+            encoding_type: $asked.encoding,
+        })
+    };
 }
 
 impl Asked {
     fn new(
-        bucket: &str,
+        bucket: String,
         prefix: Option<String>,
         delimiter: Option<String>,
         limit: Option<i32>,
-        encoding: Option<&EncodingType>,
+        encoding: Option<EncodingType>,
     ) -> S3Result<Self> {
         let limit = limit.map_or(Ok(PAGE_KEYS_MAX), usize::try_from);
         let limit =
             limit.map_err(|_| invalid("InvalidArgument", "max-keys must not be negative"))?;
         Ok(Self {
-            bucket: bucket.to_owned(),
+            bucket,
             prefix,
             delimiter: delimiter.filter(|delimiter| !delimiter.is_empty()),
             limit: limit.min(PAGE_KEYS_MAX),
-            keys: KeyText::new(encoding.map(EncodingType::as_str))?,
+            keys: KeyText::new(encoding.as_ref().map(EncodingType::as_str))?,
+            encoding,
         })
     }
 
@@ -57,8 +88,14 @@ impl Asked {
         text.as_deref().map(|text| self.keys.text(text))
     }
 
-    fn max_keys(&self) -> Option<i32> {
-        i32::try_from(self.limit).ok()
+    /// The prefix asked for, empty when none was.
+    fn shown_prefix(&self) -> Option<String> {
+        self.shown(&Some(self.prefix.clone().unwrap_or_default()))
+    }
+
+    /// What a next page goes on with.
+    fn next(&self, page: &ObjectPage) -> Option<String> {
+        page.next.as_ref().map(|next| self.keys.bytes(next))
     }
 
     fn prefixes(&self, page: &ObjectPage) -> Option<Vec<CommonPrefix>> {
@@ -116,33 +153,24 @@ pub(crate) async fn version_1(
     request: S3Request<ListObjectsInput>,
 ) -> S3Result<S3Response<ListObjectsOutput>> {
     let input = request.input;
-    let asked = Asked::new(
-        &input.bucket,
-        input.prefix,
-        input.delimiter,
-        input.max_keys,
-        input.encoding_type.as_ref(),
-    )?;
+    let asked = asked!(input);
     let marker = input.marker.unwrap_or_default();
     let page = asked.page(gateway, Bytes::from(marker.clone())).await?;
-    // S3 names the next marker only under a delimiter; clients take the last key otherwise. Ours is
-    // there always, which all of them understand.
-    let next_marker = page.next.as_ref().map(|next| asked.keys.bytes(next));
     let owner = gateway.owner();
-    Ok(S3Response::new(ListObjectsOutput {
-        name: Some(input.bucket),
-        // As it was sent, even under encoding-type=url: SDKs do not decode it here.
-        prefix: Some(asked.prefix.clone().unwrap_or_default()),
-        marker: Some(asked.keys.text(&marker)),
-        max_keys: asked.max_keys(),
-        is_truncated: Some(page.next.is_some()),
-        contents: asked.objects(&page, Some(&owner)),
-        common_prefixes: asked.prefixes(&page),
-        delimiter: asked.shown(&asked.delimiter),
-        next_marker,
-        encoding_type: input.encoding_type,
-        request_charged: None,
-    }))
+    let output = answer!(
+        ListObjectsOutput {
+            contents: asked.objects(&page, Some(&owner)),
+            marker: Some(asked.keys.text(&marker)),
+            // S3 names the next marker only under a delimiter; clients take the last key otherwise. Ours is
+            // there always, which all of them understand.
+            next_marker: asked.next(&page),
+            // As it was sent, even under encoding-type=url: SDKs do not decode it here.
+            prefix: Some(asked.prefix.clone().unwrap_or_default()),
+        },
+        asked,
+        page
+    );
+    Ok(output)
 }
 
 pub(crate) async fn version_2(
@@ -150,13 +178,7 @@ pub(crate) async fn version_2(
     request: S3Request<ListObjectsV2Input>,
 ) -> S3Result<S3Response<ListObjectsV2Output>> {
     let input = request.input;
-    let asked = Asked::new(
-        &input.bucket,
-        input.prefix,
-        input.delimiter,
-        input.max_keys,
-        input.encoding_type.as_ref(),
-    )?;
+    let asked = asked!(input);
     let after = match input.continuation_token.as_deref().filter(|token| !token.is_empty()) {
         Some(token) => BASE64
             .decode(token)
@@ -167,21 +189,19 @@ pub(crate) async fn version_2(
     let page = asked.page(gateway, after).await?;
     let owner = input.fetch_owner.unwrap_or(false).then(|| gateway.owner());
     let count = page.objects.len() + page.prefixes.len();
-    Ok(S3Response::new(ListObjectsV2Output {
-        name: Some(input.bucket),
-        prefix: asked.shown(&Some(asked.prefix.clone().unwrap_or_default())),
-        max_keys: asked.max_keys(),
-        key_count: i32::try_from(count).ok(),
-        continuation_token: input.continuation_token,
-        is_truncated: Some(page.next.is_some()),
-        next_continuation_token: page.next.as_ref().map(|next| BASE64.encode(next)),
-        contents: asked.objects(&page, owner.as_ref()),
-        common_prefixes: asked.prefixes(&page),
-        delimiter: asked.shown(&asked.delimiter),
-        encoding_type: input.encoding_type,
-        start_after: asked.shown(&input.start_after),
-        request_charged: None,
-    }))
+    let output = answer!(
+        ListObjectsV2Output {
+            contents: asked.objects(&page, owner.as_ref()),
+            continuation_token: input.continuation_token,
+            key_count: i32::try_from(count).ok(),
+            next_continuation_token: page.next.as_ref().map(|next| BASE64.encode(next)),
+            prefix: asked.shown_prefix(),
+            start_after: asked.shown(&input.start_after),
+        },
+        asked,
+        page
+    );
+    Ok(output)
 }
 
 /// Every object of an unversioned bucket is its only version, `null`.
@@ -190,13 +210,7 @@ pub(crate) async fn versions(
     request: S3Request<ListObjectVersionsInput>,
 ) -> S3Result<S3Response<ListObjectVersionsOutput>> {
     let input = request.input;
-    let asked = Asked::new(
-        &input.bucket,
-        input.prefix,
-        input.delimiter,
-        input.max_keys,
-        input.encoding_type.as_ref(),
-    )?;
+    let asked = asked!(input);
     let key_marker = input.key_marker.unwrap_or_default();
     let version_marker = input.version_id_marker.filter(|marker| !marker.is_empty());
     if version_marker.is_some() && key_marker.is_empty() {
@@ -210,20 +224,18 @@ pub(crate) async fn versions(
         .next
         .as_ref()
         .is_some_and(|next| page.objects.last().is_some_and(|last| last.key == *next));
-    Ok(S3Response::new(ListObjectVersionsOutput {
-        common_prefixes: asked.prefixes(&page),
-        delete_markers: None,
-        delimiter: asked.shown(&asked.delimiter),
-        encoding_type: input.encoding_type,
-        is_truncated: Some(page.next.is_some()),
-        key_marker: Some(asked.keys.text(&key_marker)),
-        max_keys: asked.max_keys(),
-        name: Some(input.bucket),
-        next_key_marker: page.next.as_ref().map(|next| asked.keys.bytes(next)),
-        next_version_id_marker: last_is_object.then(|| "null".to_owned()),
-        prefix: asked.shown(&Some(asked.prefix.clone().unwrap_or_default())),
-        request_charged: None,
-        version_id_marker: Some(version_marker.unwrap_or_default()),
-        versions: (!page.objects.is_empty()).then(|| versions.collect()),
-    }))
+    let output = answer!(
+        ListObjectVersionsOutput {
+            delete_markers: None,
+            key_marker: Some(asked.keys.text(&key_marker)),
+            next_key_marker: asked.next(&page),
+            next_version_id_marker: last_is_object.then(|| "null".to_owned()),
+            prefix: asked.shown_prefix(),
+            version_id_marker: Some(version_marker.unwrap_or_default()),
+            versions: (!page.objects.is_empty()).then(|| versions.collect()),
+        },
+        asked,
+        page
+    );
+    Ok(output)
 }

@@ -24,54 +24,66 @@ use crate::{
     s3::Gateway,
 };
 
+/// What GET and HEAD ask, their inputs' fields being of one name.
+macro_rules! asked {
+    ($input:ident) => {
+        api::GetObject {
+            bucket: $input.bucket,
+            key: Bytes::from($input.key),
+            version: version($input.version_id.as_deref())?,
+            conditions: conditions(
+                $input.if_match,
+                $input.if_none_match,
+                $input.if_modified_since,
+                $input.if_unmodified_since,
+            ),
+            wanted: wanted($input.range, $input.part_number)?,
+        }
+    };
+}
+
+/// What GET and HEAD say of an object alike, and the headers that s3s has no place for.
+macro_rules! described {
+    ($output:ident, $read:ident, $wanted:ident, $version:ident, $checksum:expr) => {{
+        let meta = &$read.info.meta;
+        $output.accept_ranges = Some("bytes".to_owned());
+        $output.content_length = i64::try_from($read.range.end - $read.range.start).ok();
+        $output.content_range = content_range($wanted, &$read);
+        $output.e_tag = Some(etag(&meta.etag));
+        $output.last_modified = Some(timestamp(meta.modified_micros));
+        $output.metadata = attributes::user(meta);
+        $output.parts_count = parts_count($wanted, meta);
+        $output.version_id = version_header($read.info.version, $version.is_some());
+        $output.website_redirect_location =
+            attributes::header(meta, "x-amz-website-redirect-location");
+        if $checksum {
+            let (checksum, kind) = shown_checksum($wanted, meta);
+            set_checksum!($output, checksum);
+            $output.checksum_type = kind;
+        }
+    }};
+}
+
 pub(crate) async fn get(
     gateway: &Gateway,
     request: S3Request<GetObjectInput>,
 ) -> S3Result<S3Response<GetObjectOutput>> {
     let input = request.input;
-    let wanted = wanted(input.range, input.part_number)?;
-    let asked = version(input.version_id.as_deref())?;
-    let get = api::GetObject {
-        bucket: input.bucket,
-        key: Bytes::from(input.key),
-        version: asked,
-        conditions: conditions(
-            input.if_match,
-            input.if_none_match,
-            input.if_modified_since,
-            input.if_unmodified_since,
-        ),
-        wanted,
-    };
+    let get = asked!(input);
+    let (wanted, asked) = (get.wanted, get.version);
     let read = gateway.store.get_object(get).await.map_err(s3_error)?;
     let length = read.range.end - read.range.start;
     let meta = &read.info.meta;
+    let headers = expires(input.response_expires.as_ref(), meta);
     let mut output = GetObjectOutput {
-        accept_ranges: Some("bytes".to_owned()),
         cache_control: attributes::header(meta, "cache-control"),
         content_disposition: attributes::header(meta, "content-disposition"),
         content_encoding: attributes::header(meta, "content-encoding"),
         content_language: attributes::header(meta, "content-language"),
-        content_length: i64::try_from(length).ok(),
-        content_range: content_range(wanted, &read),
         content_type: Some(attributes::content_type(meta)),
-        e_tag: Some(etag(&meta.etag)),
-        last_modified: Some(timestamp(meta.modified_micros)),
-        metadata: attributes::user(meta),
-        parts_count: parts_count(wanted, meta),
-        version_id: version_header(read.info.version, asked.is_some()),
-        website_redirect_location: attributes::header(meta, "x-amz-website-redirect-location"),
         ..Default::default()
     };
-    if input.checksum_mode.is_some() {
-        let (checksum, kind) = shown_checksum(wanted, meta);
-        set_checksum!(output, checksum);
-        output.checksum_type = kind;
-    }
-    let headers = match input.response_expires {
-        Some(_) => HeaderMap::new(),
-        None => attributes::expires(meta),
-    };
+    described!(output, read, wanted, asked, input.checksum_mode.is_some());
     output.body = Some(Body::http_body_unsync(Outgoing { source: read.body, left: length }).into());
     Ok(S3Response::with_headers(output, headers))
 }
@@ -81,53 +93,30 @@ pub(crate) async fn head(
     request: S3Request<HeadObjectInput>,
 ) -> S3Result<S3Response<HeadObjectOutput>> {
     let input = request.input;
-    let wanted = wanted(input.range, input.part_number)?;
-    let asked = version(input.version_id.as_deref())?;
-    let get = api::GetObject {
-        bucket: input.bucket,
-        key: Bytes::from(input.key),
-        version: asked,
-        conditions: conditions(
-            input.if_match,
-            input.if_none_match,
-            input.if_modified_since,
-            input.if_unmodified_since,
-        ),
-        wanted,
-    };
+    let get = asked!(input);
+    let (wanted, asked) = (get.wanted, get.version);
     let read = gateway.store.head_object(get).await.map_err(s3_error)?;
     let meta = &read.info.meta;
     let shown =
         |given: Option<String>, name: &str| given.or_else(|| attributes::header(meta, name));
     let kind = input.response_content_type.unwrap_or_else(|| attributes::content_type(meta));
+    let headers = expires(input.response_expires.as_ref(), meta);
     let mut output = HeadObjectOutput {
-        accept_ranges: Some("bytes".to_owned()),
         cache_control: shown(input.response_cache_control, "cache-control"),
         content_disposition: shown(input.response_content_disposition, "content-disposition"),
         content_encoding: shown(input.response_content_encoding, "content-encoding"),
         content_language: shown(input.response_content_language, "content-language"),
-        content_length: i64::try_from(read.range.end - read.range.start).ok(),
-        content_range: content_range(wanted, &read),
         content_type: Some(kind),
-        e_tag: Some(etag(&meta.etag)),
-        expires: input.response_expires.clone(),
-        last_modified: Some(timestamp(meta.modified_micros)),
-        metadata: attributes::user(meta),
-        parts_count: parts_count(wanted, meta),
-        version_id: version_header(read.info.version, asked.is_some()),
-        website_redirect_location: attributes::header(meta, "x-amz-website-redirect-location"),
+        expires: input.response_expires,
         ..Default::default()
     };
-    if input.checksum_mode.is_some() {
-        let (checksum, kind) = shown_checksum(wanted, meta);
-        set_checksum!(output, checksum);
-        output.checksum_type = kind;
-    }
-    let headers = match input.response_expires {
-        Some(_) => HeaderMap::new(),
-        None => attributes::expires(meta),
-    };
+    described!(output, read, wanted, asked, input.checksum_mode.is_some());
     Ok(S3Response::with_headers(output, headers))
+}
+
+/// `Expires` as stored, unless the request names another.
+fn expires<T>(asked: Option<&T>, meta: &ObjectMeta) -> HeaderMap {
+    if asked.is_some() { HeaderMap::new() } else { attributes::expires(meta) }
 }
 
 fn wanted(range: Option<Range>, part: Option<i32>) -> S3Result<Wanted> {

@@ -18,14 +18,35 @@ use super::{
 /// Operation ids from here on are seals, not entries of the history.
 const SEALS: u128 = 1 << 64;
 
-/// The operation of a place in the history.
+/// What tells the shapes of one client operation apart: each has an operation id of its own.
+const SHAPE: u128 = 1 << 32;
+
+/// Shapes a client operation may take.
+const SHAPES_MAX: u128 = 3;
+
+/// The operation of a place in the history, in its first shape.
 pub fn operation_of(id: Id) -> OperationId {
     OperationId(id as u128 + 1)
 }
 
+/// The operation in its next shape.
+fn reshaped(operation: OperationId) -> OperationId {
+    OperationId(operation.0 + SHAPE)
+}
+
+/// All operations that a place in the history may have written under.
+pub fn shapes_of(id: Id) -> impl Iterator<Item = OperationId> {
+    (0..SHAPES_MAX).map(move |shape| OperationId(operation_of(id).0 + shape * SHAPE))
+}
+
 /// The place in the history of an operation.
 pub fn id_of(operation: OperationId) -> Id {
-    (operation.0 - 1) as usize
+    (operation.0 % SHAPE).wrapping_sub(1) as usize
+}
+
+/// Whether an operation is of a client, and no seal.
+pub fn is_clients(operation: OperationId) -> bool {
+    operation.0 < SEALS
 }
 
 impl World {
@@ -105,6 +126,31 @@ impl World {
         }
     }
 
+    /// A blind write of unknown effect is begun again: for the drives that are known to be up by then,
+    /// in another shape as often as not (ADR 0011). With the planted bug it forgets its earlier shapes.
+    pub fn again(&mut self, at: usize, id: Id) -> Option<AnyMachine> {
+        let AnyMachine::Blind(machine) = self.tasks[at].machine.clone() else { return None };
+        if !self.config.drawn || self.tasks[at].shape + 1 >= SHAPES_MAX || self.rng.chance(30) {
+            return None;
+        }
+        let drives = self.known_drives();
+        let (version, mut entry) = self.draft(id, self.history.ops[id].ask, drives);
+        let shape = (0..self.tasks[at].shape).fold(entry.operation, |op, _| reshaped(op));
+        entry.operation = shape;
+        if entry.geometry.has_data() {
+            self.tasks[at].shape += 1;
+            entry.operation = reshaped(shape);
+        }
+        self.tasks[at].drives = drives;
+        self.say(|| {
+            format!("{id} is begun again as {:?} with {:016b}", entry.operation, drives.up.0)
+        });
+        Some(AnyMachine::Blind(match self.bug {
+            Some(Bug::ForgetShapes) => Blind::new(drives, version, entry, drives.up),
+            _ => machine.again(drives, entry, drives.up),
+        }))
+    }
+
     /// A read that asks the drives in some order.
     pub fn reader(&mut self, target: Target, drives: Drives) -> Read {
         let mut order: Vec<u8> = drives.up.iter().collect();
@@ -179,6 +225,7 @@ impl World {
             whole: HolderMask::default(),
             needed: 0,
             tries: 0,
+            shape: 0,
         });
         let at = self.tasks.len() - 1;
         let step = self.tasks[at].machine.start();

@@ -72,13 +72,15 @@ pub enum Bug {
     FreeNamedParts,
     /// The phase of an upload does not bind adoptions of its parts.
     AdoptionUnguarded,
+    /// A write begun again in another shape does not ask what its earlier ones did.
+    ForgetShapes,
     /// A completion hears drives that have missed its freeze.
     UnfrozenHeard,
 }
 
 impl Bug {
     /// All of them, with the name on the command line and what it breaks.
-    pub const ALL: [(Self, &'static str, &'static str); 28] = [
+    pub const ALL: [(Self, &'static str, &'static str); 29] = [
         (Self::EarlyAck, "early-ack", "success answered at W - 1 accepts"),
         (Self::ThinAck, "thin-ack", "success answered at A_v - 1 holders"),
         (Self::VolatilePromises, "volatile-promises", "promises are lost in a restart"),
@@ -106,6 +108,7 @@ impl Bug {
         (Self::NoRollBackSeal, "no-roll-back-seal", "a roll-back does not seal the object's key"),
         (Self::FreeNamedParts, "free-named-parts", "parts are freed before all drives hold them"),
         (Self::AdoptionUnguarded, "adoption-unguarded", "frozen parts are adopted by anybody"),
+        (Self::ForgetShapes, "forget-shapes", "a write in another shape forgets its earlier ones"),
         (Self::UnfrozenHeard, "unfrozen-heard", "a completion hears drives that missed its freeze"),
     ];
 

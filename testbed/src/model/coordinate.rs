@@ -7,10 +7,10 @@ use holdfast_register::{
     judge::{judge, judge_latest_without, versions_held},
     resolve::Reach,
 };
-use holdfast_types::{Ballot, EntryKind, HybridTime, WriterId};
+use holdfast_types::{Ballot, EntryKind, HybridTime, OperationId, WriterId};
 
 use super::{
-    actors::id_of,
+    actors::{id_of, is_clients, operation_of, shapes_of},
     bugs::Bug,
     drive::Request,
     history::{Ask, Id, Told},
@@ -218,7 +218,13 @@ impl World {
                 self.thin_settle(at, id);
                 Told::Open
             }
-            Ended::Write(outcome) => write_told(outcome.map(|_| Told::Done)),
+            Ended::Write(outcome) => {
+                let unknown = matches!(outcome, Err(Failure::Unknown { .. }));
+                if unknown && let Some(machine) = self.again(at, id) {
+                    return self.replace(at, machine);
+                }
+                write_told(outcome.map(|_| Told::Done))
+            }
             Ended::Decide(Ok(Decided::Kept)) => Told::Kept(self.tasks[at].saw),
             Ended::Decide(outcome) => write_told(outcome.map(|_| Told::Done)),
             Ended::Read(Ok(Seen::Open(head))) if self.bug == Some(Bug::SkipOpen) => {
@@ -246,7 +252,14 @@ impl World {
         self.tasks[at].over = true;
         self.clients[client].busy = false;
         self.history.tell(id, told);
-        self.note_acknowledged(id, told);
+        let chosen = self.tasks[at].machine.settlement().map(|settlement| settlement.operation);
+        // What was overtaken before it was answered, after it took several shapes, has none to look at.
+        let only = (self.tasks[at].shape == 0).then(|| operation_of(id));
+        if let Some(operation) =
+            chosen.filter(|chosen| is_clients(*chosen) && id_of(*chosen) == id).or(only)
+        {
+            self.note_acknowledged(id, operation, told);
+        }
         self.say(|| format!("client {client} is told {id}: {told:?}"));
         if let Told::Value(Some(value)) | Told::Kept(Some(value)) = told {
             self.read.insert(value);
@@ -254,8 +267,7 @@ impl World {
         }
     }
 
-    fn note_acknowledged(&mut self, id: Id, told: Told) {
-        let operation = super::actors::operation_of(id);
+    fn note_acknowledged(&mut self, id: Id, operation: OperationId, told: Told) {
         let version = match self.history.ops[id].ask {
             Ask::DeleteVersion(gone) => self.version_of(gone),
             Ask::Delete => holdfast_types::VersionId::NULL,
@@ -270,12 +282,12 @@ impl World {
     /// What heads its register must be readable. (What was overtaken meanwhile may be gone: readers
     /// pin the bytes and start over when they come too late.)
     fn check_shards(&mut self, value: Id) {
-        let operation = super::actors::operation_of(value);
         self.excuse(value);
         let judgement = judge(self.quorum, &self.all_answers(), self.version_of(value));
         let Judgement::Found(head) = judgement else { return };
+        let operation = head.entry.operation;
         let (need, have) = (head.entry.data_shards(), self.whole(operation).count());
-        if head.entry.operation == operation && have < need && !self.excused {
+        if id_of(operation) == value && have < need && !self.excused {
             self.violate(format!("{value} was read, but {have} of its {need} shards are left"));
         }
     }
@@ -283,13 +295,15 @@ impl World {
     /// A version that was never acknowledged has no spare shard by promise: when a drive was replaced
     /// while a client read it, its loss is beyond what the store stands for, and the run is not judged.
     fn excuse(&mut self, value: Id) {
-        let operation = super::actors::operation_of(value);
-        let held = self.drives.iter().flat_map(|drive| drive.state.registers.values());
-        let need = held.filter_map(|r| r.of_operation(operation)).next();
-        let need = need.map_or(1, |held| held.entry.data_shards());
+        let held = || self.drives.iter().flat_map(|drive| drive.state.registers.values());
+        let is_short = |shape: OperationId| {
+            let need = held().find_map(|r| r.of_operation(shape));
+            self.whole(shape).count() < need.map_or(1, |held| held.entry.data_shards())
+        };
+        let short = shapes_of(value).all(is_short);
         let replaced = self.drives.iter().any(|drive| drive.identity > 0);
         let acknowledged = self.history.ops[value].told == Told::Done;
-        self.excused |= replaced && !acknowledged && self.whole(operation).count() < need;
+        self.excused |= replaced && !acknowledged && short;
     }
 
     /// A reader goes on: it resolves what is open.

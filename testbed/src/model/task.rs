@@ -6,7 +6,10 @@ use holdfast_register::{
 };
 use holdfast_types::{Ballot, OperationId, SetEpoch, VersionId};
 
-use super::{actors::operation_of, history::Id};
+use super::{
+    actors::{id_of, is_clients},
+    history::Id,
+};
 
 /// One of the real machines.
 #[derive(Clone, Debug)]
@@ -98,7 +101,7 @@ pub enum Work {
 impl Task {
     /// Whether an operation is the one that it writes for its client.
     pub fn is_own(&self, operation: OperationId) -> bool {
-        matches!(self.work, Work::Client { id, .. } if operation_of(id) == operation)
+        matches!(self.work, Work::Client { id, .. } if id_of(operation) == id && is_clients(operation))
     }
 }
 
@@ -130,4 +133,6 @@ pub struct Task {
     pub needed: u8,
     /// Reads repeated.
     pub tries: u32,
+    /// Counts the shapes a write has taken.
+    pub shape: u128,
 }

@@ -346,7 +346,7 @@ impl World {
     pub fn may_wipe(&self, drive: u8) -> bool {
         let held = self.drives[usize::from(drive)].state.registers.values();
         held.flat_map(|register| &register.entries).all(|held| {
-            let id = held.entry.operation.0.wrapping_sub(1) as usize;
+            let id = super::actors::id_of(held.entry.operation);
             let acknowledged = self.history.ops.get(id).is_some_and(|op| op.told == Told::Done);
             let left = self.whole(held.entry.operation).without(drive).count();
             acknowledged || left >= held.entry.data_shards() || !self.read.contains(&id)

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use holdfast_types::{OperationId, RegisterKey};
+use holdfast_register::HolderMask;
+use holdfast_types::{Ballot, BucketId, BucketPhase, OperationId, RegisterKey, VersionId};
 
 use crate::{
     api::{Chore, ChoreKind, DriveReply, ListChores, Pin},
@@ -119,6 +120,7 @@ impl Drive {
     /// Work of one kind in cursor order. Looks at a bounded number of records.
     pub(super) fn list_chores(&mut self, list: &ListChores) -> Decision {
         let space = match list.kind {
+            ChoreKind::Buckets => return Ok(DriveReply::Chores(self.known_buckets(list))),
             ChoreKind::Repairs => REPAIR_SPACE,
             ChoreKind::Unsettled => UNSETTLED_SPACE,
             ChoreKind::Tombstones => TOMBSTONE_SPACE,
@@ -156,6 +158,27 @@ impl Drive {
                 None => return Ok(DriveReply::Chores(chores)),
             }
         }
+    }
+}
+
+impl Drive {
+    fn known_buckets(&self, list: &ListChores) -> Vec<Chore> {
+        let behind = |id: &[u8; 16]| list.after.as_ref().is_none_or(|after| id[..] > after[..]);
+        let known = self.table.buckets.values().map(|known| known.stamp);
+        let known = known.filter(|stamp| stamp.phase != BucketPhase::Deleted);
+        let mut ids: Vec<[u8; 16]> =
+            known.map(|stamp| stamp.id.to_bytes()).filter(behind).collect();
+        ids.sort_unstable();
+        ids.truncate(list.limit as usize);
+        let chore = |id: [u8; 16]| Chore {
+            cursor: Bytes::copy_from_slice(&id),
+            key: RegisterKey::object(BucketId::from_bytes(id), Bytes::new()),
+            version: VersionId::NULL,
+            operation: OperationId::NIL,
+            ballot: Ballot::ZERO,
+            missing: HolderMask::default(),
+        };
+        ids.into_iter().map(chore).collect()
     }
 }
 

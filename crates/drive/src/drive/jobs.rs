@@ -76,6 +76,7 @@ impl Drive {
         let mut jobs: Vec<_> = self.space_job().into_iter().collect();
         if self.gate.fenced().is_none() {
             self.recycle_segments();
+            self.erase_some();
             self.log.append_idle(self.clock.monotonic_micros());
             jobs.extend(self.state_jobs());
             jobs.extend(self.segment_job());

@@ -20,6 +20,7 @@
 //! | `read` | Prepare, Read, Scan, shards |
 //! | `audit` | compares what is counted with what is held |
 //! | `chores` | lists of work, pins |
+//! | `erase` | what is left of deleted buckets goes |
 //! | `member` | set epochs, floors, the index to compare |
 //! | `volatile` | promises and memory, which a restart forgets |
 //! | `jobs` | what happens in the background: spare segments and volumes |
@@ -31,6 +32,7 @@
 mod audit;
 mod checkpoint;
 mod chores;
+mod erase;
 mod jobs;
 mod member;
 mod open;
@@ -52,7 +54,7 @@ use std::{
 use bytes::Bytes;
 use holdfast_register::{DriveView, Refusal};
 use holdfast_types::{
-    ClusterId, DriveId, DriveState, ErrorClass, HybridTime, OperationId, SetEpoch,
+    BucketPhase, ClusterId, DriveId, DriveState, ErrorClass, HybridTime, OperationId, SetEpoch,
     sabotage::{Bug, planted},
     seam::Clock,
 };
@@ -84,6 +86,7 @@ pub use read::ReadJob;
 pub use waiting::{LoadJob, LoadOutcome, ShardDone};
 
 use chores::Pins;
+use erase::Erasing;
 use read::Reply;
 use volatile::Volatile;
 use waiting::Waits;
@@ -154,6 +157,7 @@ pub struct Drive {
     volumes: Arc<VolumeSet>,
     uploads: UploadPort,
     pins: Pins,
+    erasing: Erasing,
     /// Dropped shards by the batch that drops them; theirs is free when it is durable.
     freeing: BTreeMap<u64, Vec<Dropped>>,
     /// Keeps segments with readers from being recycled.
@@ -400,6 +404,9 @@ impl Drive {
         let stamp = known.map(|known| known.stamp);
         if let Some(newer) = holdfast_register::decide::newer_stamp(stamp, scope.bucket) {
             let appended = self.record(&Record::Bucket(newer), true)?;
+            if newer.phase == BucketPhase::Deleted {
+                self.erasing.add(newer.id);
+            }
             *gate = (*gate).max(appended.batch);
         }
         let asked = (scope.bucket, scope.set_epoch);

@@ -34,7 +34,7 @@ use crate::{
 };
 
 use super::{
-    Drive, DriveOptions, checkpoint::Background, chores::Pins, jobs::Jobs, port,
+    Drive, DriveOptions, checkpoint::Background, chores::Pins, erase::Erasing, jobs::Jobs, port,
     volatile::Volatile, waiting::Waits,
 };
 
@@ -125,6 +125,7 @@ impl Drive {
         let log = writer(&identity, &options, &background, &table, replayed, open_count);
         let now = HybridTime::from_micros(clock.wall_micros());
         let space = disk.space()?;
+        let erasing = Erasing::of(&table);
         let mut drive = Self {
             uploads: port(&identity, open_count, &volumes, &gate, &clock),
             volatile: Volatile::new(facts.floor.max(facts.ceiling), now),
@@ -141,6 +142,7 @@ impl Drive {
             freeing: BTreeMap::new(),
             segment_leases: HashMap::new(),
             ceiling_gate: 0,
+            erasing,
             epoch_gate: 0,
             document_epoch: holdfast_types::SetEpoch(0),
             read_jobs: Vec::new(),

@@ -13,6 +13,7 @@
 //! 8 Lost     register key blob | operation 16 | place
 //! 9 Member   set epoch varint | membership blob, empty: as it was
 //! 10 Stand   standing u8 | floor 28 | purge floor 28
+//! 11 Erase   register key blob
 //! ```
 
 use bytes::Bytes;
@@ -38,6 +39,7 @@ const MOVE: u8 = 7;
 const LOST: u8 = 8;
 const MEMBER: u8 = 9;
 const STAND: u8 = 10;
+const ERASE: u8 = 11;
 
 /// Marks inline bytes that ride in the record itself.
 const INLINE: u8 = 1;
@@ -124,6 +126,11 @@ pub enum Record {
         floor: Ballot,
         /// What stood up to here may have been purged.
         purge_floor: Ballot,
+    },
+    /// A register of a deleted bucket goes, whatever it holds.
+    Erase {
+        /// The register, encoded.
+        register: Bytes,
     },
 }
 
@@ -225,6 +232,10 @@ impl Record {
                 purge_floor.encode(out);
                 (STAND, &[])
             }
+            Self::Erase { register } => {
+                out.blob(register);
+                (ERASE, &[])
+            }
         }
     }
 
@@ -279,6 +290,7 @@ impl Record {
                 floor: Ballot::decode(body)?,
                 purge_floor: Ballot::decode(body)?,
             },
+            ERASE => Self::Erase { register: body.blob_bytes()? },
             _ => return Err(CodecError::Unknown("log record")),
         })
     }

@@ -159,15 +159,16 @@ async fn what_a_dead_writer_left_is_concluded() {
         world.settle().await;
         for (at, (node, drive)) in world.drives().into_iter().enumerate() {
             if at < reached {
-                node.drop_answers(drive, 1);
+                node.drop_answers(drive, usize::MAX);
             } else {
                 node.set_down(drive, true);
             }
         }
         let new = pattern(2, 20_000);
         assert!(world.put("k", &new).await.is_err());
-        for node in &world.nodes {
-            node.set_all_down(false);
+        for (node, drive) in world.drives() {
+            node.set_down(drive, false);
+            node.drop_answers(drive, 0);
         }
         tokio::time::sleep(Duration::from_secs(60)).await;
         world.engine.work_off(NodeIndex(0)).await;

@@ -47,16 +47,16 @@ async fn ranges_give_their_bytes() {
     assert_eq!(get(&world.engine, "k", Wanted::Suffix(10)).await.unwrap(), bytes.slice(999_990..));
 }
 
-/// Goal: a range touches only the stripes it needs. Method: count the blocks sent.
+/// Goal: a range touches only the blocks it needs. Method: count the blocks sent.
 #[tokio::test]
-async fn a_range_touches_only_its_stripes() {
+async fn a_range_touches_only_its_blocks() {
     let world = World::new(4, 1);
     world.put("k", &pattern(3, 4 << 20)).await.unwrap();
     let before: u64 = world.nodes.iter().map(|node| node.blocks_read()).sum();
     let wanted = Wanted::Range { first: 2 << 20, last: Some((2 << 20) + 10) };
     get(&world.engine, "k", wanted).await.unwrap();
     let after: u64 = world.nodes.iter().map(|node| node.blocks_read()).sum();
-    assert_eq!(after - before, 2, "one stripe of two data shards");
+    assert_eq!(after - before, 1, "one block of one of two data shards");
 }
 
 /// Goal: an overwrite replaces, a delete removes, a delete of nothing succeeds. Method: in turn.

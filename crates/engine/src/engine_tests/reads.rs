@@ -6,7 +6,11 @@ use bytes::Bytes;
 use futures::{StreamExt, future::join_all};
 
 use super::{World, open};
-use crate::{StoreError, api::Wanted, testing::pattern};
+use crate::{
+    StoreError,
+    api::Wanted,
+    testing::{MemoryNode, pattern},
+};
 
 const SIZES: [usize; 3] = [10_240, 200_000, 3 << 20];
 
@@ -129,4 +133,73 @@ async fn reads_never_go_back() {
         }
     };
     tokio::join!(writer, join_all([reader(), reader(), reader()]));
+}
+
+/// Goal: a healthy GET costs one round and its streams, and moves what it serves: of a stripe wanted in
+/// part only the blocks with wanted bytes. Method: messages, streams and blocks are counted at the
+/// nodes of 4 x 4 (k = 12, blocks of 128 KiB) for bodies and ranges.
+#[tokio::test(start_paused = true)]
+async fn a_healthy_get_costs_one_round_and_the_blocks_it_wants() {
+    let world = World::new(4, 4);
+    let size = 8_u64 << 20;
+    let bytes = pattern(5, size as usize);
+    world.put("k", &bytes).await.unwrap();
+    world.settle().await;
+    let payload = u64::from(holdfast_types::Geometry::new(12, 16, size).block_payload());
+    let stripe = 12 * payload;
+    let count = |world: &World| {
+        let of = |f: fn(&MemoryNode) -> u64| world.nodes.iter().map(|n| f(n)).sum::<u64>();
+        (of(MemoryNode::calls), of(MemoryNode::streams), of(MemoryNode::blocks_read))
+    };
+    let range = |first, len| Wanted::Range { first, last: Some(first + len - 1) };
+    // What is wanted, the streams and the blocks it may cost.
+    let rows = [
+        (Wanted::Whole, 12, 6 * 12),
+        (range(100, 4096), 1, 1),
+        (range(payload - 10, 20), 2, 2),
+        (range(stripe - 10, 20), 2, 2),
+        (range(stripe - 10, stripe + 20), 12, 14),
+        (Wanted::Suffix(1), 1, 1),
+    ];
+    for (wanted, streams, blocks) in rows {
+        let before = count(&world);
+        let read = open(&world.engine, "k", wanted).await.unwrap();
+        let (from, to) = (read.range.start as usize, read.range.end as usize);
+        let chunks: Vec<Bytes> = read.body.map(|chunk| chunk.unwrap()).collect().await;
+        assert!(chunks.concat() == bytes[from..to], "{wanted:?}");
+        world.settle().await;
+        let after = count(&world);
+        let cost = (after.0 - before.0, after.1 - before.1, after.2 - before.2);
+        let moved = cost.2 as f64 * payload as f64 / (to - from) as f64;
+        println!("{wanted:?}: {cost:?} messages, streams, blocks; {moved:.2} bytes moved per byte");
+        assert!(cost.0 <= 2, "R = 5 drives are on two nodes: {wanted:?} {cost:?}");
+        assert!(cost.1 <= streams + 2 && cost.2 <= blocks, "{wanted:?} {cost:?}");
+    }
+}
+
+/// Goal: a range is read around what is rotten, gone or late, as a whole body is. Method: the same ranges
+/// with each data shard of 4 x 1 harmed in turn.
+#[tokio::test(start_paused = true)]
+async fn ranges_are_read_around_harm() {
+    for harm in 0..3 {
+        for at in 0..4 {
+            let world = World::new(4, 1);
+            let bytes = pattern(5, 3 << 20);
+            world.put("k", &bytes).await.unwrap();
+            world.settle().await;
+            let operation = world.operation("k").await;
+            let (node, drive) = world.drives()[at].clone();
+            match harm {
+                0 => assert!(node.rot(drive, operation)),
+                1 => assert!(node.with_drive(drive, |d| d.lose_shard(operation))),
+                _ => node.set_block_delay(drive, Duration::from_secs(10)),
+            }
+            for first in (0..(3 << 20) - 300_000).step_by(99_991) {
+                let wanted = Wanted::Range { first, last: Some(first + 299_999) };
+                let got = super::get(&world.engine, "k", wanted).await.unwrap();
+                let first = first as usize;
+                assert!(got == bytes[first..first + 300_000], "{harm} {at} {first}");
+            }
+        }
+    }
 }

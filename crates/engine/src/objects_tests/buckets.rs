@@ -168,3 +168,57 @@ async fn buckets_are_listed_in_pages() {
     let page = engine.buckets_list("a", "a1", 10).await.unwrap();
     assert_eq!((page.buckets.len(), page.next), (1, None));
 }
+
+/// Goal: of a deleted bucket no register and no byte stays on any drive, also on one that was away when
+/// it was deleted, or when the deleter died after the mark (INV-BUCKET-4). A bucket of the same name, and
+/// one that the registry has lost, keep everything. Method: objects, an open upload with its part, and
+/// an aborted one's remains; a node goes; the bucket is emptied and deleted; the node is back.
+#[tokio::test(start_paused = true)]
+async fn nothing_of_a_deleted_bucket_stays_on_a_drive_that_was_away() {
+    use crate::{
+        api::{CreateUpload, PutPart},
+        testing::{body, pattern},
+    };
+    let cluster = Cluster::new(4, 1);
+    let engine = cluster.engine(Some(holdfast_types::NodeIndex(0)), 1, quiet());
+    let keep = cluster.engine(Some(holdfast_types::NodeIndex(3)), 2, quiet());
+    engine.bucket_create("b", "").await.unwrap();
+    engine.bucket_create("other", "").await.unwrap();
+    put(&engine, "other", "k", b"stays").await.unwrap();
+    put(&engine, "b", "k", &[7; 50_000]).await.unwrap();
+    let create = CreateUpload { bucket: "b".into(), key: "u".into(), ..CreateUpload::default() };
+    let upload = engine.upload_create(create).await.unwrap().upload;
+    let part =
+        PutPart { bucket: "b".into(), key: "u".into(), upload, number: 1, ..PutPart::default() };
+    engine.part_put(part, body(pattern(3, 2 << 20))).await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    let old = engine.bucket_record("b").await.unwrap().unwrap().stamp().id;
+    let held = |node: usize| {
+        let node = &cluster.nodes[node];
+        node.with_drive(node.drives()[0], |drive| (drive.registers_of(old), drive.shard_count()))
+    };
+    assert_eq!(held(3), (3, 3), "object, upload and part; their two shards, and the other's");
+    down(&cluster.nodes[3], true);
+    let _ = put(&engine, "other", "finds out", b"").await;
+    remove(&engine, "b", "k").await.unwrap();
+    engine.bucket_delete("b").await.unwrap();
+    for node in 0..3 {
+        assert_eq!(held(node), (0, 1), "node {node} was told");
+    }
+    down(&cluster.nodes[3], false);
+    tokio::time::sleep(std::time::Duration::from_secs(30)).await;
+    engine.bucket_create("b", "").await.unwrap();
+    put(&engine, "b", "k", b"new").await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    assert_eq!(held(3), (3, 4), "nobody has told it");
+    keep.sweep_buckets(holdfast_types::NodeIndex(3)).await.unwrap();
+    assert_eq!(held(3), (0, 2));
+    assert!(exists(&engine, "b", "k").await && exists(&engine, "other", "k").await);
+    // A registry that is lost deletes nothing.
+    let gone = Draft::tombstone(engine.draw_operation());
+    let key = RegisterKey::bucket("other");
+    let set = engine.first_set();
+    set.write(BucketStamp::REGISTRY, key, VersionId::NULL, gone).await.unwrap();
+    keep.sweep_buckets(holdfast_types::NodeIndex(3)).await.unwrap();
+    assert_eq!(held(3).1, 2);
+}

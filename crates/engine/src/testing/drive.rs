@@ -17,8 +17,8 @@ use holdfast_register::{
     Remembered, SettleVerdict, ShardStatus, decide,
 };
 use holdfast_types::{
-    Ballot, BucketId, BucketStamp, DriveId, DriveState, Entry, ErrorClass, HybridTime, OperationId,
-    Quorum, RegisterKey, SetEpoch, ShardIndex, VersionId, limits,
+    Ballot, BucketId, BucketPhase, BucketStamp, DriveId, DriveState, Entry, ErrorClass, HybridTime,
+    OperationId, Quorum, RegisterKey, SetEpoch, ShardIndex, VersionId, limits,
 };
 
 /// A shard on the drive.
@@ -109,6 +109,13 @@ impl MemoryDrive {
         self.keys.len()
     }
 
+    /// Registers held of a bucket, in whatever keyspace.
+    #[must_use]
+    pub fn registers_of(&self, bucket: BucketId) -> usize {
+        let of = self.keys.iter().filter(|(key, _)| key.bucket == bucket);
+        of.map(|(_, state)| state.registers.len()).sum()
+    }
+
     /// Operations whose shard is here.
     #[must_use]
     pub fn shard_count(&self) -> usize {
@@ -186,6 +193,9 @@ impl MemoryDrive {
         let known = self.buckets.get(&asked.id).copied();
         if let Some(newer) = decide::newer_stamp(known, asked) {
             self.buckets.insert(newer.id, newer);
+            if newer.phase == BucketPhase::Deleted {
+                self.erase(newer.id);
+            }
         }
     }
 
@@ -381,6 +391,16 @@ impl MemoryDrive {
             self.free(&dropped);
         }
         Ok(DriveReply::Done)
+    }
+
+    /// What is left of a deleted bucket goes (INV-BUCKET-4).
+    fn erase(&mut self, bucket: BucketId) {
+        let of = |key: &RegisterKey| key.bucket == bucket;
+        let erased: Vec<KeyState> =
+            self.keys.extract_if(.., |key, _| of(key)).map(|(_, state)| state).collect();
+        let registers = erased.into_iter().flat_map(|state| state.registers.into_values());
+        let dropped: Vec<Held> = registers.flat_map(|register| register.entries).collect();
+        self.free(&dropped);
     }
 
     /// Drops the bytes of operations that no entry names any more and nobody reads.

@@ -48,6 +48,7 @@ pub struct MemoryNode {
     calls: AtomicU64,
     upload_bytes: Arc<AtomicUsize>,
     blocks_read: Arc<AtomicU64>,
+    streams: AtomicU64,
 }
 
 impl MemoryNode {
@@ -58,7 +59,15 @@ impl MemoryNode {
         };
         let cells = RwLock::new(drives.into_iter().map(cell).collect());
         let (calls, upload_bytes) = (AtomicU64::new(0), Arc::default());
-        Self { name, clock, cells, calls, upload_bytes, blocks_read: Arc::default() }
+        Self {
+            name,
+            clock,
+            cells,
+            calls,
+            upload_bytes,
+            blocks_read: Arc::default(),
+            streams: AtomicU64::new(0),
+        }
     }
 
     /// The drives' identities.
@@ -139,6 +148,11 @@ impl MemoryNode {
     /// Messages received.
     pub fn calls(&self) -> u64 {
         self.calls.load(SeqCst)
+    }
+
+    /// Streams of blocks opened.
+    pub fn streams(&self) -> u64 {
+        self.streams.load(SeqCst)
     }
 
     /// Blocks sent to readers.
@@ -245,6 +259,7 @@ impl Node for MemoryNode {
     }
 
     async fn read_shard(&self, read: ShardRead) -> Result<BlockStream, DriveError> {
+        self.streams.fetch_add(1, SeqCst);
         let cell = self.serving(read.drive)?;
         let blocks = cell.drive.lock().blocks(&read)?;
         let counter = self.blocks_read.clone();

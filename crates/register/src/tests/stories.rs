@@ -98,3 +98,61 @@ fn sealing_waits_for_what_settles_an_open_head() {
     let step = machine.on_reply(Round(1), 2, Reply::View(view(&[(7, 10)])));
     assert!(matches!(&step, Step::Evaluate(Some(head)) if head.verdict == Verdict::Settled));
 }
+
+/// A write in a code of 2 of 4 that met silence: two drives accepted, two said nothing; and the same
+/// write begun again, as operation 2, for three drives.
+fn begun_again() -> Blind {
+    let all = HolderMask::full(4);
+    let mut machine = Blind::new(Drives::all_up(4), NULL, entry(1, NOW_0), all);
+    machine.start();
+    machine.on_ballot(ballot(10));
+    let mut step = Step::Wait;
+    for drive in 0..4 {
+        let accepted = Reply::Accepted(ShardStatus::Present);
+        let reply = if drive < 2 { accepted } else { Reply::Silent };
+        step = machine.on_reply(Round(1), drive, reply);
+    }
+    assert!(matches!(step, Step::Done(Err(Failure::Unknown { .. }))), "{step:?}");
+    let three = Drives { up: HolderMask(0b111), ..Drives::all_up(4) };
+    let mut machine = machine.again(three, entry(2, NOW_0), three.up);
+    assert!(matches!(machine.start(), Step::Ballot { above, .. } if above == ballot(10)));
+    machine.on_ballot(ballot(20));
+    machine
+}
+
+/// Goal: a write begun again takes effect once (ADR 0011). What its first shape did is asked; when that
+/// was chosen, read and overwritten, nothing is written again. Method: the first shape took effect by an
+/// adoption at tick 15 and was overwritten by operation 7; three drives remember.
+#[test]
+fn a_write_begun_again_is_not_written_over_what_overtook_it() {
+    let mut machine = begun_again();
+    let mut step = Step::Wait;
+    for drive in 0..3 {
+        let mut overtaken = view(&[(7, 18)]);
+        overtaken.registers.values_mut().for_each(|r| r.entries[0].settled = true);
+        let at = HybridTime::from_micros(NOW);
+        overtaken.memory = vec![Remembered { operation: OperationId(1), ballot: ballot(15), at }];
+        step = machine.on_reply(Round(2), drive, Reply::View(overtaken));
+    }
+    assert!(matches!(step, Step::Done(Ok(_))), "{step:?}");
+}
+
+/// Goal: when its first shape heads the key, or nobody can have chosen it, the new shape takes its place
+/// under the promise. Method: two drives hold the first shape under its own ballot, with and without a
+/// third one; where it is not known whether it was chosen, more drives are waited for.
+#[test]
+fn a_write_begun_again_takes_the_place_of_its_first_shape() {
+    for third in [&[(1, 10)][..], &[]] {
+        let mut machine = begun_again();
+        let mut step = Step::Wait;
+        for (drive, held) in [&[(1, 10)][..], &[(1, 10)], third].into_iter().enumerate() {
+            step = machine.on_reply(Round(2), drive as u8, Reply::View(view(held)));
+            if is_accept(&step) {
+                break;
+            }
+        }
+        let Step::Send { commands, .. } = step else { panic!("{step:?}") };
+        assert!(matches!(&commands[0].1, Command::Accept { entry, .. }
+            if entry.operation == OperationId(2) && entry.order == ballot(20)));
+    }
+}

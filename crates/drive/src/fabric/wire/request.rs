@@ -239,11 +239,12 @@ const fn chore_kind(kind: ChoreKind) -> u32 {
         ChoreKind::Repairs => 1,
         ChoreKind::Unsettled => 2,
         ChoreKind::Tombstones => 3,
+        ChoreKind::Buckets => 4,
     }
 }
 
 fn read_chore_kind(number: u32) -> Result<ChoreKind, WireError> {
-    [ChoreKind::Repairs, ChoreKind::Unsettled, ChoreKind::Tombstones]
+    [ChoreKind::Repairs, ChoreKind::Unsettled, ChoreKind::Tombstones, ChoreKind::Buckets]
         .into_iter()
         .find(|kind| chore_kind(*kind) == number)
         .ok_or(WireError::Malformed("chore kind"))

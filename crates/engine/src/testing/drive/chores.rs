@@ -5,7 +5,9 @@ use holdfast_drive::api::{
     Chore, ChoreKind, DriveReply, DriveResult, ListChores, Scan, ScanPage, ScannedKey,
 };
 use holdfast_register::{Held, HolderMask, RegisterState, ShardStatus};
-use holdfast_types::{EntryKind, HybridTime, RegisterKey, VersionId};
+use holdfast_types::{
+    Ballot, BucketPhase, BucketStamp, EntryKind, HybridTime, OperationId, RegisterKey, VersionId,
+};
 
 use super::MemoryDrive;
 
@@ -38,6 +40,9 @@ impl MemoryDrive {
     }
 
     pub(super) fn chores(&self, now: HybridTime, list: &ListChores) -> Vec<Chore> {
+        if list.kind == ChoreKind::Buckets {
+            return self.known_buckets(list);
+        }
         let mut found = Vec::new();
         for (key, state) in &self.keys {
             for (version, register) in &state.registers {
@@ -58,6 +63,23 @@ impl MemoryDrive {
                 });
             }
         }
+        found.truncate(list.limit as usize);
+        found
+    }
+
+    fn known_buckets(&self, list: &ListChores) -> Vec<Chore> {
+        let known = self.buckets.values().filter(|stamp| stamp.phase != BucketPhase::Deleted);
+        let chore = |stamp: &BucketStamp| Chore {
+            cursor: Bytes::copy_from_slice(&stamp.id.to_bytes()),
+            key: RegisterKey::object(stamp.id, Bytes::new()),
+            version: VersionId::NULL,
+            operation: OperationId::NIL,
+            ballot: Ballot::ZERO,
+            missing: HolderMask::default(),
+        };
+        let mut found: Vec<Chore> = known.map(chore).collect();
+        found.sort_by(|a, b| a.cursor.cmp(&b.cursor));
+        found.retain(|chore| list.after.as_ref().is_none_or(|after| chore.cursor > *after));
         found.truncate(list.limit as usize);
         found
     }
@@ -92,6 +114,7 @@ impl MemoryDrive {
                 let mut open = register.entries.iter().filter(|held| !held.settled);
                 open.find(|held| old(accepted(held))).map(|held| (held, none))
             }
+            ChoreKind::Buckets => None,
             ChoreKind::Tombstones => {
                 let head = register.head()?;
                 let gone = head.settled && head.entry.kind == EntryKind::Tombstone;
