@@ -36,13 +36,20 @@ impl Drive {
     pub(super) fn recycle_segments(&mut self) {
         let durable = self.gate.durable();
         let oldest = self.background.oldest_batch;
+        let current = self.log.current_segment();
         let idle = self.log.segments().iter().filter(|(id, segment)| {
             let live = self.table.segments.get(id).map_or(0, |used| used.live_shards);
             let dropped_at = self.table.dropped_at.get(id).copied().unwrap_or(0);
             let read =
                 self.segment_leases.get(id).is_some_and(|lease| Arc::strong_count(lease) > 1);
             let old = segment.last_batch > 0 && segment.last_batch < oldest;
-            old && live == 0 && dropped_at <= durable && !read && !self.pins.linger_in(**id)
+            // The log goes on in the current one, though a merge's manifest may cover all of it.
+            **id != current
+                && old
+                && live == 0
+                && dropped_at <= durable
+                && !read
+                && !self.pins.linger_in(**id)
         });
         let idle: Vec<u32> = idle.map(|(id, _)| *id).collect();
         for id in idle {
