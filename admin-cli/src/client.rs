@@ -1,10 +1,14 @@
-//! One signed GET over a connection of its own.
+//! One signed request over a connection of its own.
 
-use std::{future::Future, path::Path, time::Duration};
+use std::{
+    future::Future,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use holdfast_tls::{HTTP_1, TlsError, peer::explain, roots};
-use http::{Request, StatusCode, Uri, header};
+use http::{Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -38,6 +42,8 @@ pub(crate) enum ClientError {
     Authorities(#[from] TlsError),
     #[error("the answer is not one of Holdfast's: {detail}")]
     Strange { detail: String },
+    #[error("{0}")]
+    Unknown(String),
 }
 
 impl ClientError {
@@ -57,6 +63,7 @@ impl ClientError {
                 "check the credentials, the names and the clock of this machine"
             }
             Self::Strange { .. } => "check that --endpoint is a node of this version of Holdfast",
+            Self::Unknown(_) => "look it up with `adminctl drive list` or `adminctl set list`",
         }
     }
 }
@@ -69,6 +76,7 @@ pub(crate) struct Client {
     user: String,
     password: String,
     tls: Option<TlsConnector>,
+    ca: Option<PathBuf>,
 }
 
 impl Client {
@@ -96,7 +104,14 @@ impl Client {
             443 => Some(TlsConnector::from(roots::client_config(ca, &[HTTP_1])?)),
             _ => None,
         };
-        Ok(Self { endpoint: endpoint.to_owned(), host, address, user, password, tls })
+        let ca = ca.map(Path::to_owned);
+        Ok(Self { endpoint: endpoint.to_owned(), host, address, user, password, tls, ca })
+    }
+
+    /// The same with another endpoint.
+    pub(crate) fn at(&self, endpoint: &str) -> Result<Self, ClientError> {
+        let (user, password) = (self.user.clone(), self.password.clone());
+        Self::new(endpoint, self.ca.as_deref(), user, password)
     }
 
     /// The body of a successful answer.
@@ -105,8 +120,21 @@ impl Client {
         path: &str,
         query: &[(&str, &str)],
     ) -> Result<Bytes, ClientError> {
-        let (status, body) = self.bounded(self.exchange(path, query)).await?;
+        let (status, body) = self.bounded(self.exchange(Method::GET, path, query)).await?;
         if status == StatusCode::OK { Ok(body) } else { Err(refusal(status, &body)) }
+    }
+
+    /// Asks the node to change something; what it says of it.
+    pub(crate) async fn post(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> Result<String, ClientError> {
+        let (status, body) = self.bounded(self.exchange(Method::POST, path, query)).await?;
+        match status {
+            StatusCode::OK => Ok(String::from_utf8_lossy(&body).into_owned()),
+            _ => Err(refusal(status, &body)),
+        }
     }
 
     async fn bounded<T>(
@@ -124,15 +152,19 @@ impl Client {
 
     async fn exchange(
         &self,
+        method: Method,
         path: &str,
         query: &[(&str, &str)],
     ) -> Result<(StatusCode, Bytes), ClientError> {
         let query = sign::query(query);
         let at = OffsetDateTime::now_utc();
-        let signed = sign::Request { host: &self.host, path, query: &query, at };
+        let signed =
+            sign::Request { method: method.as_str(), host: &self.host, path, query: &query, at };
         let (date, authorization) = sign::headers(&signed, &self.user, &self.password);
         let target = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
-        let request = Request::get(target)
+        let request = Request::builder()
+            .method(method)
+            .uri(target)
             .header(header::HOST, &self.host)
             .header(header::AUTHORIZATION, authorization)
             .header("x-amz-date", date)

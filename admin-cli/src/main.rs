@@ -1,15 +1,17 @@
-//! `adminctl`: asks a Holdfast cluster how it is.
+//! `adminctl`: asks a Holdfast cluster how it is, and tells its nodes what to do about drives.
 //!
-//! Owns the command line, its tables and its JSON. Talks to any node's S3 endpoint with signed requests
-//! and never changes anything.
+//! Owns the command line, its tables and its JSON. Talks to nodes' S3 endpoints with signed requests;
+//! what it changes is done by the node it is about.
 //!
 //! | module | holds |
 //! |---|---|
-//! | `client` | one signed GET |
-//! | `sign` | signature version 4 of a GET without a body |
+//! | `client` | one signed request |
+//! | `members` | drives, sets and healing: which nodes are asked |
+//! | `sign` | signature version 4 of a request without a body |
 //! | `tables` | tables for people |
 
 mod client;
+mod members;
 mod sign;
 mod tables;
 
@@ -20,7 +22,7 @@ use client::{Client, ClientError};
 use holdfast_types::view::{ClusterView, DriveView, ObjectView};
 use serde::{Serialize, de::DeserializeOwned};
 
-/// Asks a Holdfast cluster how it is. Exit code 0 means that it answered, however ill it is.
+/// Asks a Holdfast cluster how it is, and tells it what to do about drives. Exit code 0 means that it answered, however ill it is.
 #[derive(Parser)]
 #[command(name = "adminctl", version)]
 struct Arguments {
@@ -52,6 +54,12 @@ enum Subject {
     /// Drives.
     #[command(subcommand)]
     Drive(DriveCommand),
+    /// Sets.
+    #[command(subcommand)]
+    Set(SetCommand),
+    /// Rebuilding and healing, at every node.
+    #[command(subcommand)]
+    Heal(HealCommand),
     /// Objects.
     #[command(subcommand)]
     Object(ObjectCommand),
@@ -67,6 +75,63 @@ enum ClusterCommand {
 enum DriveCommand {
     /// Every drive with its state.
     List,
+    /// One drive.
+    Show {
+        /// Its id, or its path when that is the only one of its kind.
+        drive: String,
+    },
+    /// Take a drive out of service until it is put back or its node restarts.
+    Offline {
+        /// Its id, or its path.
+        drive: String,
+    },
+    /// Put it back.
+    Online {
+        /// Its id, or its path.
+        drive: String,
+    },
+    /// Set a drive's files aside and rebuild it as a new drive in its folder.
+    Replace {
+        /// Its id, or its path.
+        drive: String,
+    },
+}
+
+#[derive(Subcommand)]
+enum SetCommand {
+    /// Every set, how much it survives, and what is being rebuilt.
+    List,
+    /// One set with its drives.
+    Show {
+        /// Its index.
+        set: u32,
+    },
+    /// Give up drives that are gone for good, more of them than the set can do without. What has too few
+    /// shards left is lost, and listed by the rebuilds of the drives that take their places.
+    Recover {
+        /// Its index.
+        set: u32,
+        /// The ids of the drives that are gone.
+        #[arg(long, required = true, num_args = 1..)]
+        dead: Vec<String>,
+    },
+}
+
+#[derive(Subcommand)]
+enum HealCommand {
+    /// Heal what can be healed now; rebuilding begins by itself.
+    Start,
+    /// What is rebuilt and healed, how fast, and how long it takes.
+    Status,
+    /// Hold rebuilding.
+    Pause,
+    /// Let it go on.
+    Resume,
+    /// Bound what rebuilding brings at each node.
+    Rate {
+        /// Bytes a second; 0: no bound.
+        bytes: u64,
+    },
 }
 
 #[derive(Subcommand)]
@@ -101,6 +166,14 @@ async fn run(arguments: Arguments) -> Result<String, ClientError> {
     let client = Client::new(&arguments.endpoint, arguments.ca.as_deref(), user, password)?;
     let json = arguments.json;
     match arguments.subject {
+        Subject::Drive(
+            command @ (DriveCommand::Show { .. }
+            | DriveCommand::Offline { .. }
+            | DriveCommand::Online { .. }
+            | DriveCommand::Replace { .. }),
+        ) => members::drive(&client, &command, json).await,
+        Subject::Set(command) => members::set(&client, command, json).await,
+        Subject::Heal(command) => members::heal(&client, &command, json).await,
         Subject::Cluster(ClusterCommand::Info) => {
             let view = client.get("/_admin/v1/cluster", &[]).await?;
             shown::<ClusterView>(&view, json, tables::cluster)

@@ -1,4 +1,4 @@
-//! Signature version 4 of a GET without a body. Source: S3 API reference, "Authenticating requests
+//! Signature version 4 of a request without a body. Source: S3 API reference, "Authenticating requests
 //! (AWS signature version 4)".
 
 use std::fmt::Write as _;
@@ -16,6 +16,8 @@ const REGION: &str = "us-east-1";
 
 /// What goes into a signature beside the keys.
 pub(crate) struct Request<'a> {
+    /// `GET` or `POST`.
+    pub(crate) method: &'a str,
     /// `Host` header.
     pub(crate) host: &'a str,
     /// Path, unreserved characters and slashes only.
@@ -32,9 +34,9 @@ pub(crate) fn headers(request: &Request<'_>, user: &str, password: &str) -> (Str
     let day = date.get(..8).unwrap_or_default();
     let scope = format!("{day}/{REGION}/s3/aws4_request");
     let canonical = format!(
-        "GET\n{}\n{}\nhost:{}\nx-amz-content-sha256:{EMPTY_SHA256}\nx-amz-date:{date}\n\n\
+        "{}\n{}\n{}\nhost:{}\nx-amz-content-sha256:{EMPTY_SHA256}\nx-amz-date:{date}\n\n\
          host;x-amz-content-sha256;x-amz-date\n{EMPTY_SHA256}",
-        request.path, request.query, request.host
+        request.method, request.path, request.query, request.host
     );
     let hash = hex::encode(Sha256::digest(canonical));
     let text = format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{hash}");
@@ -90,6 +92,7 @@ mod tests {
     fn signs_the_documented_example() {
         let at = OffsetDateTime::from_unix_timestamp(1_369_353_600).unwrap();
         let request = Request {
+            method: "GET",
             host: "examplebucket.s3.amazonaws.com",
             path: "/",
             query: &query(&[("lifecycle", "")]),

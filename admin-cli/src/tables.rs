@@ -1,7 +1,7 @@
 //! Tables for people.
 
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets::UTF8_HORIZONTAL_ONLY};
-use holdfast_types::view::{ClusterView, DriveView, ObjectView};
+use holdfast_types::view::{ClusterView, DriveView, HealView, ObjectView, SetView};
 
 /// Nodes, pools, sets.
 pub(crate) fn cluster(view: &ClusterView) -> String {
@@ -20,17 +20,7 @@ pub(crate) fn cluster(view: &ClusterView) -> String {
             number(bytes(pool.capacity_bytes)),
         ]);
     }
-    let mut sets = table(&["SET", "POOL", "DRIVES", "SERVING", "WRITES SURVIVE", "READS SURVIVE"]);
-    for set in &view.sets {
-        sets.add_row([
-            Cell::new(set.set),
-            Cell::new(set.pool),
-            number(set.drives),
-            number(set.drives_serving),
-            number(failures(set.write_failures_left)),
-            number(failures(set.read_failures_left)),
-        ]);
-    }
+    let sets = sets(&view.sets);
     let serving = view.drives.iter().filter(|drive| drive.state.serves()).count();
     format!(
         "cluster {}, layout generation {}, {serving} of {} drives serve\n{nodes}\n{pools}\n{sets}",
@@ -38,6 +28,84 @@ pub(crate) fn cluster(view: &ClusterView) -> String {
         view.layout_generation,
         view.drives.len()
     )
+}
+
+/// Every set.
+pub(crate) fn sets(sets: &[SetView]) -> String {
+    let mut rows = table(&[
+        "SET",
+        "POOL",
+        "DRIVES",
+        "SERVING",
+        "REBUILDING",
+        "EPOCH",
+        "WRITES SURVIVE",
+        "READS SURVIVE",
+    ]);
+    for set in sets {
+        rows.add_row([
+            Cell::new(set.set),
+            Cell::new(set.pool),
+            number(set.drives),
+            number(set.drives_serving),
+            number(set.drives_rebuilding),
+            number(set.epoch),
+            number(failures(set.write_failures_left)),
+            number(failures(set.read_failures_left)),
+        ]);
+    }
+    rows.to_string()
+}
+
+/// Rebuilds and workers of every node.
+pub(crate) fn heal(nodes: &[HealView]) -> String {
+    let mut rebuilds = table(&[
+        "NODE", "PATH", "PHASE", "SEEN", "OF", "BROUGHT", "RATE", "LEFT", "WHOLE", "SHORT", "ERROR",
+    ]);
+    let mut workers = table(&["NODE", "WORKER", "DOING", "DONE", "LEFT", "ERROR"]);
+    let mut text = Vec::new();
+    for node in nodes {
+        if !node.error.is_empty() {
+            text.push(format!("{} says nothing: {}", node.node, node.error));
+        }
+        if node.paused {
+            text.push(format!("{} holds rebuilding", node.node));
+        }
+        if node.bytes_per_second > 0 {
+            let rate = bytes(node.bytes_per_second);
+            text.push(format!("{} rebuilds at {rate} a second at most", node.node));
+        }
+        for rebuild in &node.rebuilds {
+            let left = rebuild.seconds_left.map_or_else(String::new, |left| format!("{left} s"));
+            rebuilds.add_row([
+                Cell::new(&node.node),
+                Cell::new(&rebuild.path),
+                Cell::new(&rebuild.phase),
+                number(rebuild.seen),
+                number(rebuild.registers),
+                number(bytes(rebuild.bytes)),
+                number(format!("{}/s", bytes(rebuild.rate))),
+                number(left),
+                number(rebuild.whole),
+                number(rebuild.short_count),
+                Cell::new(&rebuild.error),
+            ]);
+            for short in &rebuild.short {
+                text.push(format!("{}: {} good shards; {}", short.key, short.good, short.why));
+            }
+        }
+        for worker in &node.workers {
+            workers.add_row([
+                Cell::new(&node.node),
+                Cell::new(&worker.name),
+                Cell::new(&worker.doing),
+                number(worker.done),
+                number(worker.left),
+                Cell::new(&worker.error),
+            ]);
+        }
+    }
+    format!("{rebuilds}\n{workers}\n{}", text.join("\n"))
 }
 
 /// Every drive.

@@ -9,7 +9,11 @@
 //! known to the layout elsewhere ----------------> taken over, unless it serves there
 //! ```
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use holdfast_drive::{
     api::{DriveReply, DriveRequest, MemberReply, MemberRequest, Standing},
@@ -17,7 +21,7 @@ use holdfast_drive::{
 };
 use holdfast_engine::Engine;
 use holdfast_placement::Layout;
-use holdfast_types::{DriveId, NodeIndex, SetIndex, seam::Random};
+use holdfast_types::{DriveId, DriveState, NodeIndex, SetIndex, seam::Random};
 
 use crate::{
     folders::Folders,
@@ -30,6 +34,42 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// A drive answers where it stands within this time.
 const ASK_WAIT: Duration = Duration::from_secs(2);
 
+/// What an operator wants of a drive, until it is done or the node restarts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wish {
+    /// Out of service.
+    Offline,
+    /// Back in service.
+    Online,
+    /// Its files set aside, a new drive in its place.
+    Replace,
+}
+
+/// The wishes about a node's drives.
+#[derive(Default)]
+pub struct Wishes(Mutex<BTreeMap<DriveId, Wish>>);
+
+impl Wishes {
+    /// The lock guards no value that a panic could leave half changed.
+    fn all(&self) -> MutexGuard<'_, BTreeMap<DriveId, Wish>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is wished of a drive.
+    #[must_use]
+    pub fn of(&self, drive: DriveId) -> Option<Wish> {
+        self.all().get(&drive).copied()
+    }
+
+    /// Wishes something of a drive, or (`None`) nothing any more.
+    pub fn set(&self, drive: DriveId, wish: Option<Wish>) {
+        match wish {
+            Some(wish) => drop(self.all().insert(drive, wish)),
+            None => drop(self.all().remove(&drive)),
+        }
+    }
+}
+
 /// What is to be done about a seat.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Act {
@@ -39,6 +79,8 @@ pub enum Act {
     Fail {
         /// Who served there.
         drive: DriveId,
+        /// What it is from then on.
+        state: DriveState,
         /// One line of cause and cure.
         reason: String,
     },
@@ -59,7 +101,8 @@ pub enum Act {
     TakeOver(DriveId, NodeIndex),
 }
 
-/// Decides what is to be done about a seat of node `me`. `standing` is what a serving drive says of itself.
+/// Decides what is to be done about a seat of node `me`. `standing` is what a serving drive says of
+/// itself, `wish` what an operator wants.
 #[must_use]
 pub fn next_act(
     layout: &Layout,
@@ -67,12 +110,27 @@ pub fn next_act(
     seat: &SeatReport,
     found: &Found,
     standing: Option<Standing>,
+    wish: Option<Wish>,
 ) -> Act {
     if seat.is_busy {
         return Act::Nothing;
     }
-    match (seat.serves, seat.drive) {
-        (true, Some(drive)) => serving(layout, drive, found, standing),
+    match (seat.serves, seat.drive, wish) {
+        (true, Some(drive), Some(Wish::Offline)) => {
+            let reason = "an operator took it out; put it back with `adminctl drive online`";
+            Act::Fail { drive, state: DriveState::Offline, reason: reason.to_owned() }
+        }
+        (true, Some(drive), Some(Wish::Replace)) => {
+            let reason = "an operator has it replaced by a new drive in its folder";
+            Act::Fail { drive, state: DriveState::Faulty, reason: reason.to_owned() }
+        }
+        (true, Some(drive), _) => serving(layout, drive, found, standing),
+        (_, _, Some(Wish::Offline)) => Act::Nothing,
+        (_, Some(drive), Some(Wish::Online)) => Act::Reseat(drive),
+        (_, Some(gone), Some(Wish::Replace)) => match layout.slot_of(gone) {
+            Some((set, _)) => Act::Replace { set: set.index, gone, set_aside: true },
+            None => Act::Nothing,
+        },
         _ => silent(layout, me, seat, found),
     }
 }
@@ -86,16 +144,16 @@ fn serving(layout: &Layout, drive: DriveId, found: &Found, standing: Option<Stan
             None => {
                 let reason = "it was replaced while it was away; empty its folder to have it taken in \
                               as a new drive";
-                Act::Fail { drive, reason: reason.to_owned() }
+                Act::Fail { drive, state: DriveState::Faulty, reason: reason.to_owned() }
             }
         },
         Found::Formatted { drive: there, .. } => {
             let reason = format!("drive {there} is in its folder now; mount the right file system");
-            Act::Fail { drive, reason }
+            Act::Fail { drive, state: DriveState::Faulty, reason }
         }
         Found::Blank | Found::Proposed(_) | Found::Remains => {
             let reason = "it was wiped while it served; a new drive takes its place";
-            Act::Fail { drive, reason: reason.to_owned() }
+            Act::Fail { drive, state: DriveState::Faulty, reason: reason.to_owned() }
         }
         // The device fails: reads and writes will say so.
         Found::Unusable(_) => Act::Nothing,
@@ -140,6 +198,8 @@ pub struct Keeper {
     pub me: NodeIndex,
     /// Draws identities.
     pub random: Arc<dyn Random>,
+    /// What operators want.
+    pub wishes: Arc<Wishes>,
     /// Whether enough nodes are there for every set to answer.
     pub is_ready: Box<dyn Fn() -> bool + Send + Sync>,
 }
@@ -179,7 +239,8 @@ impl Keeper {
                 Some(drive) => self.standing(drive).await,
                 None => None,
             };
-            let act = next_act(layout, self.me, &seat, &there.found, standing);
+            let wish = seat.drive.and_then(|drive| self.wishes.of(drive));
+            let act = next_act(layout, self.me, &seat, &there.found, standing, wish);
             if let Err(why) = self.carry_out(at, &seat, act).await {
                 tracing::warn!(path = seat.path, "look after a drive: {why}");
             }
@@ -201,11 +262,12 @@ impl Keeper {
     async fn carry_out(&self, at: usize, seat: &SeatReport, act: Act) -> Result<(), String> {
         match act {
             Act::Nothing => Ok(()),
-            Act::Fail { drive, reason } => {
-                self.drives.fail(at, drive, reason);
+            Act::Fail { drive, state, reason } => {
+                self.drives.fail(at, drive, state, reason);
                 Ok(())
             }
             Act::Reseat(drive) => {
+                self.wishes.set(drive, None);
                 self.drives.reseat(at, drive);
                 Ok(())
             }
@@ -247,6 +309,7 @@ impl Keeper {
         let format = move |folders: &Folders| folders.format_joining(&path, fresh, set, &document);
         self.blocking(format).await?;
         tracing::info!(path = seat.path, %gone, %fresh, "a new drive takes a slot over");
+        self.wishes.set(gone, None);
         self.drives.reseat(at, fresh);
         Ok(())
     }
@@ -317,7 +380,7 @@ mod tests {
         let elsewhere = layout.slot_at(NodeIndex(1), "/d1").expect("planned");
         let theirs = elsewhere.0.drives[elsewhere.1].drive;
         let act = |seat: &SeatReport, found: &Found, standing| {
-            next_act(&layout, ME, seat, found, standing)
+            next_act(&layout, ME, seat, found, standing, None)
         };
         let up = seat(Some(mine), true, Trouble::Other);
         let fails = |act: Act| matches!(act, Act::Fail { drive, .. } if drive == mine);
@@ -342,6 +405,15 @@ mod tests {
         let foreign = Found::Formatted { drive: DriveId(9), cluster: ClusterId(8), document: None };
         assert_eq!(act(&down, &foreign, None), Act::Nothing);
         assert_eq!(act(&down, &Found::Unusable("thesis.tex".to_owned()), None), Act::Nothing);
+
+        let wished = |seat: &SeatReport, wish| {
+            next_act(&layout, ME, seat, &formatted(mine), Some(Standing::Counting), Some(wish))
+        };
+        assert!(fails(wished(&up, Wish::Offline)) && fails(wished(&up, Wish::Replace)));
+        assert_eq!(wished(&up, Wish::Online), Act::Nothing);
+        assert_eq!(wished(&down, Wish::Offline), Act::Nothing);
+        assert_eq!(wished(&down, Wish::Online), Act::Reseat(mine));
+        assert_eq!(wished(&down, Wish::Replace), replace(true));
 
         let busy = SeatReport { is_busy: true, ..down };
         assert_eq!(act(&busy, &Found::Blank, None), Act::Nothing, "its folder is not free");

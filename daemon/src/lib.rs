@@ -20,10 +20,12 @@
 //! | [`members`] | the other nodes, and whether enough of them are there |
 //! | [`drives`] | from a layout to open drives |
 //! | [`keeper`] | drives that come and go while the node runs |
+//! | [`operator`] | what operators see of this node and ask of it |
 //! | [`run`] | everything in order, to the end |
 //! | [`keys`] | secrets that a single node makes for itself |
 //! | [`listener`] | one listener for S3 and the fabric |
 //! | [`seams`] | the real clock and randomness |
+//! | [`telemetry`] | the log, and traces to a collector |
 //! | [`tls`] | TLS at the listener and towards peers, renewal of certificates |
 //! | [`notify`] | systemd is told |
 
@@ -39,8 +41,10 @@ pub mod keys;
 pub mod listener;
 pub mod members;
 pub mod notify;
+pub mod operator;
 pub mod run;
 pub mod seams;
 pub mod startup;
+pub mod telemetry;
 pub mod tls;
 pub mod whoami;

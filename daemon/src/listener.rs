@@ -34,7 +34,7 @@ use tower::Service;
 use crate::{config::Listen, failure::Failure, tls};
 
 /// Connections at one time; more are closed at once. Each costs a task and its buffers.
-const CONNECTIONS_MAX: usize = 16_384;
+pub const CONNECTIONS_MAX: usize = 16_384;
 
 /// A client has this long for a request's headers, so that silent connections do not pile up.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -145,10 +145,6 @@ pub async fn bind(listen: Listen) -> Result<TcpListener, Failure> {
         },
     };
     bound.map_err(|error| {
-        let place = match listen.ip {
-            Some(ip) => SocketAddr::new(ip, listen.port).to_string(),
-            None => format!(":{}", listen.port),
-        };
         let cure = match error.kind() {
             std::io::ErrorKind::AddrInUse => {
                 "stop what listens there (`ss -ltnp` shows it), or choose another --address"
@@ -156,7 +152,7 @@ pub async fn bind(listen: Listen) -> Result<TcpListener, Failure> {
             std::io::ErrorKind::AddrNotAvailable => "choose an address of this machine",
             _ => "choose another --address, or check the permissions of this user",
         };
-        Failure::new(format!("listen at {place}: {error}"), cure)
+        Failure::new(format!("listen at {listen}: {error}"), cure)
     })
 }
 
@@ -170,7 +166,7 @@ pub async fn serve(
 ) {
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let door = Door { server: Arc::new(server()), front, acceptor };
+    let door = Door { server: Arc::new(server()), front: front.clone(), acceptor };
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,

@@ -1,6 +1,6 @@
 //! `holdfastd`: the process of a node or a gateway.
 
-use std::{collections::HashMap, io::IsTerminal, process::ExitCode};
+use std::{collections::HashMap, process::ExitCode};
 
 use clap::Parser;
 use holdfast_daemon::{
@@ -8,29 +8,17 @@ use holdfast_daemon::{
     config::Config,
     failure::Failure,
     run::{self, Stop},
+    telemetry,
 };
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 /// glibc's allocator gives memory back between stripes and takes it again: encoding 1 MiB bodies at
 /// 12+4 cost 0.56 CPU-seconds a GB with it, 0.20 without the trimming.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// s3s logs every refused request as an error with its whole answer; the gateway logs what matters.
-const LOG_DEFAULT: &str = "info,s3s=off";
-
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let filter =
-        EnvFilter::try_from_env("HOLDFAST_LOG").unwrap_or_else(|_| EnvFilter::new(LOG_DEFAULT));
-    let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(colours)
-        .with_writer(std::io::stderr)
-        .init();
-    match start(&cli) {
+    match start(&Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("holdfastd: {}\n  cure: {}", failure.cause, failure.cure);
@@ -51,10 +39,14 @@ fn start(cli: &Cli) -> Result<(), Failure> {
     let config = Config::read(cli, &env, &base.to_string_lossy())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|e| machine("start threads", e))?;
+    let within = runtime.enter();
+    let telemetry = telemetry::start(&env, &config.listen.to_string())?;
+    drop(within);
     let outcome = runtime.block_on(async {
         let stop = stop_signal().map_err(|e| machine("listen to signals", e))?;
         run::run(config, &env, stop).await
     });
+    telemetry.end();
     // What still runs is background work that a crash would end just so.
     runtime.shutdown_background();
     outcome

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use holdfast_drive::{
     fabric::{Dialer, Here, RemoteConfig, RemoteNode, auth::Key},
     node::Node,
+    traced::{Side, Traced},
 };
 use holdfast_placement::{Layout, Scheme, endpoint::authority_of};
 use holdfast_types::{
@@ -86,7 +87,7 @@ impl Members {
     #[must_use]
     pub fn nodes(&self) -> Vec<Arc<dyn Node>> {
         let carrier = |peer: &Option<Arc<RemoteNode>>| match (peer, &self.local) {
-            (Some(peer), _) => peer.clone() as Arc<dyn Node>,
+            (Some(peer), _) => Traced::new(peer.clone(), Side::Remote) as Arc<dyn Node>,
             (None, Some((_, local))) => local.clone(),
             (None, None) => unreachable!("only the local node has no link"),
         };

@@ -6,6 +6,7 @@ use std::{
         linux::net::SocketAddrExt,
         unix::net::{SocketAddr, UnixDatagram},
     },
+    time::Duration,
 };
 
 /// Sends `state` (`READY=1`, `STOPPING=1`, `STATUS=...`) to the socket named by `NOTIFY_SOCKET`; does
@@ -22,9 +23,30 @@ pub fn notify(socket: Option<&str>, state: &str) -> io::Result<()> {
     UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address).map(drop)
 }
 
+/// How often systemd wants to hear `WATCHDOG=1`: twice in the time it gives (sd_watchdog_enabled(3)).
+/// `None` when it does not watch this process.
+#[must_use]
+pub fn watchdog_every(usec: Option<&str>, pid: Option<&str>, own_pid: u32) -> Option<Duration> {
+    let ours = pid.is_none_or(|pid| pid.parse() == Ok(own_pid));
+    let micros: u64 = usec?.parse().ok().filter(|micros| *micros > 1 && ours)?;
+    Some(Duration::from_micros(micros / 2))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_watchdog_is_fed_twice_in_its_time_and_only_by_the_process_it_is_for() {
+        let second = Some(Duration::from_secs(1));
+        assert_eq!(watchdog_every(Some("2000000"), None, 7), second);
+        assert_eq!(watchdog_every(Some("2000000"), Some("7"), 7), second);
+        for (usec, pid) in
+            [(None, None), (Some("0"), None), (Some("x"), None), (Some("2"), Some("8"))]
+        {
+            assert_eq!(watchdog_every(usec, pid, 7), None, "{usec:?} {pid:?}");
+        }
+    }
 
     /// Goal: systemd gets the words. Method: a socket of ours in its place, by path and abstract.
     #[test]

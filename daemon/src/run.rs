@@ -15,10 +15,11 @@ use holdfast_drive::{
     fabric::{Dialer, FabricService, Here, Host, HostConfig, auth::Key},
     node::Node,
     supervisor::NodeHandle,
+    traced::{Side, Traced},
 };
 use holdfast_engine::{Engine, EngineConfig, Knobs};
 use holdfast_placement::{Layout, PoolSpec};
-use holdfast_s3_gateway::{GatewayConfig, RootCredentials, service};
+use holdfast_s3_gateway::{GatewayConfig, RootCredentials, admin::AdminView, service};
 use holdfast_tls::Certs;
 use holdfast_types::{
     ClusterId, NodeIndex,
@@ -34,11 +35,12 @@ use crate::{
     faults::Faults,
     folders::Folders,
     forming::Document,
-    keeper::Keeper,
+    keeper::{Keeper, Wishes},
     keys,
     listener::{self, Front},
     members::{Links, Members, Peers},
-    notify::notify,
+    notify::{notify, watchdog_every},
+    operator::Operator,
     seams::{SystemClock, SystemRandom},
     startup::{LocalStartup, Member, Reports, fetch_layout, find_layout, my_index},
     tls::{self, TlsDialer},
@@ -50,7 +52,7 @@ const OPEN_PATIENCE: Duration = Duration::from_secs(8);
 
 /// Drives are given this long to close. With [`listener::DRAIN`] for busy connections, and none when
 /// they are idle.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+pub const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How often readiness is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -100,9 +102,13 @@ pub async fn run(
         running = process.start() => running?,
         () = &mut stop => return Ok(()),
     };
+    let serve = async {
+        process.become_ready(&running).await;
+        stop.await;
+    };
     tokio::select! {
-        () = process.become_ready(&running) => stop.await,
-        () = &mut stop => {}
+        () = serve => {}
+        () = process.feed_watchdog(env) => {}
     }
     process.end(running).await;
     Ok(())
@@ -191,17 +197,22 @@ impl Process {
         let my_index = my_index(&document.layout, &url)?;
         here.send_replace(here_in(&url, &document));
         let drives = self.open_drives(&startup, &document, my_index).await?;
-        let local: Arc<dyn Node> = drives.node();
+        let local: Arc<dyn Node> = Traced::new(drives.node(), Side::Local);
         host.serve(local.clone());
         let members = Members::new(document.layout.clone(), Some((my_index, local)), &mut peers);
         let members = Arc::new(members);
-        let engine = self.open_s3(&front, &document, &members, Some(my_index));
+        let engine = self.engine(&document, &members, Some(my_index));
+        let wishes = Arc::new(Wishes::default());
+        let operator =
+            Operator { engine: engine.clone(), drives: drives.clone(), wishes: wishes.clone() };
+        self.open_s3(&front, &engine, Arc::new(operator));
         let keeper = Keeper {
             folders: startup.folders.clone(),
             drives: drives.clone(),
             engine,
             me: my_index,
             random: self.random.clone(),
+            wishes,
             is_ready: Box::new({
                 let members = members.clone();
                 move || members.missing().is_none()
@@ -224,7 +235,8 @@ impl Process {
         let document = fetch_layout(&nodes, self.clock.as_ref()).await?;
         here.send_replace(here_in(&name, &document));
         let members = Arc::new(Members::new(document.layout.clone(), None, &mut peers));
-        self.open_s3(&front, &document, &members, None);
+        let engine = self.engine(&document, &members, None);
+        self.open_s3(&front, &engine, engine.clone());
         Ok(Running { front, listener, stop_listener, drives: None, members, keeper: None })
     }
 
@@ -315,27 +327,28 @@ impl Process {
         Ok(drives)
     }
 
-    fn open_s3(
+    fn engine(
         &self,
-        front: &Front,
         document: &Document,
         members: &Members,
         local: Option<NodeIndex>,
     ) -> Arc<Engine> {
-        let engine = Engine::new(EngineConfig {
+        Engine::new(EngineConfig {
             layout: document.layout.clone(),
             nodes: members.nodes(),
             local,
             clock: self.clock.clone(),
             random: self.random.clone(),
             knobs: Knobs::default(),
-        });
+        })
+    }
+
+    fn open_s3(&self, front: &Front, engine: &Arc<Engine>, admin: Arc<dyn AdminView>) {
         let root = RootCredentials::new(self.root.user.as_str(), self.root.password.as_str());
         let mut config = GatewayConfig::new(root, self.clock.clone(), self.random.clone());
         config.tls = self.certs.is_some();
-        config.admin = Some(engine.clone());
+        config.admin = Some(admin);
         front.install(service(engine.clone(), config));
-        engine
     }
 
     /// Waits until the cluster takes writes, then says so: to the log, to systemd, to health checks.
@@ -356,6 +369,19 @@ impl Process {
         tracing::info!(endpoint, "ready");
         if let Some(file) = &self.generated {
             println!("{}", greeting(&endpoint, &self.root, file));
+        }
+    }
+
+    /// Tells systemd that the runtime is alive, for as long as it is. Never returns.
+    async fn feed_watchdog(&self, env: &HashMap<String, String>) {
+        let set = |name: &str| env.get(name).map(String::as_str);
+        let (usec, pid) = (set("WATCHDOG_USEC"), set("WATCHDOG_PID"));
+        let Some(every) = watchdog_every(usec, pid, std::process::id()) else {
+            return std::future::pending().await;
+        };
+        loop {
+            self.tell("WATCHDOG=1");
+            tokio::time::sleep(every).await;
         }
     }
 

@@ -17,7 +17,7 @@
 //! | `reframe` | bounds what s3s buffers of an aws-chunked body |
 //! | `auth` | what s3s asks: secrets, permission, bucket names |
 //! | `s3`, `ops` | the operations, one module a family |
-//! | `digests`, `hash`, `body` | what a client announced of a body, and whether it came |
+//! | `digests`, `hash`, `hash_pool`, `body` | what a client announced of a body, and whether it came |
 //! | `plain` | verification of XML bodies, which s3s reads by itself |
 //! | `attributes`, `convert` | headers, metadata and other values |
 //! | `error`, `response` | S3 codes and messages; request ids |
@@ -33,6 +33,7 @@ mod digests;
 mod edge;
 mod error;
 mod hash;
+mod hash_pool;
 mod ops;
 mod plain;
 mod reframe;

@@ -12,16 +12,23 @@ use http_body::{Body, Frame, SizeHint};
 use quick_xml::escape::escape;
 use s3s::{S3Error, StdError};
 use tokio::sync::OwnedSemaphorePermit;
+use tracing::Span;
 
 /// An answer's body. It holds the request's admission until its last byte is gone.
 pub struct GatewayBody {
     inner: s3s::Body,
     permit: Option<OwnedSemaphorePermit>,
+    /// The request's: reading its bytes belongs to it.
+    span: Span,
 }
 
 impl GatewayBody {
     pub(crate) fn new(inner: s3s::Body, permit: Option<OwnedSemaphorePermit>) -> Self {
-        Self { inner, permit }
+        Self { inner, permit, span: Span::none() }
+    }
+
+    pub(crate) fn traced(self, span: Span) -> Self {
+        Self { span, ..self }
     }
 }
 
@@ -33,9 +40,12 @@ impl Body for GatewayBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, StdError>>> {
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
+        let this = &mut *self;
+        let frame = this.span.in_scope(|| Pin::new(&mut this.inner).poll_frame(context));
+        let frame = ready!(frame);
         if !matches!(frame, Some(Ok(_))) {
-            self.permit = None;
+            this.permit = None;
+            this.span = Span::none();
         }
         Poll::Ready(frame)
     }

@@ -15,6 +15,7 @@ use s3s::{
     service::{S3Service, S3ServiceBuilder},
 };
 use tokio::sync::Semaphore;
+use tracing::Instrument;
 
 use crate::{
     admin,
@@ -93,8 +94,25 @@ impl GatewayService {
             let answer = response::finish(&origin, response::of_error(refusal));
             return answer.map(|body| GatewayBody::new(body, None));
         };
-        let answer = self.answer(parts, body.into()).await;
-        response::finish(&origin, answer).map(|body| GatewayBody::new(body, Some(permit)))
+        let span = holdfast_trace::root(
+            &parts.headers,
+            || self.inner.random.next_u64(),
+            || {
+                holdfast_trace::span!(
+                    "s3.request",
+                    otel.kind = "server",
+                    otel.name = %parts.method,
+                    http.request.method = %parts.method,
+                    url.path = parts.uri.path(),
+                    http.response.status_code = tracing::field::Empty,
+                    request.id = origin.request_id,
+                )
+            },
+        );
+        let answer = self.answer(parts, body.into()).instrument(span.clone()).await;
+        span.record("http.response.status_code", answer.status().as_u16());
+        response::finish(&origin, answer)
+            .map(|body| GatewayBody::new(body, Some(permit)).traced(span))
     }
 
     async fn answer(&self, mut parts: Parts, mut body: s3s::Body) -> Response<s3s::Body> {

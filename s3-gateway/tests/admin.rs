@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use holdfast_engine::StoreError;
-use holdfast_s3_gateway::admin::AdminView;
+use holdfast_s3_gateway::admin::{AdminAction, AdminView};
 use holdfast_types::{
     DriveState,
     view::{ClusterView, DriveView, ObjectView},
@@ -39,6 +39,10 @@ impl AdminView for OneDrive {
         let key = String::from_utf8_lossy(key).into_owned();
         Ok(ObjectView { bucket: bucket.to_owned(), key, ..ObjectView::default() })
     }
+
+    async fn act(&self, action: AdminAction) -> Result<String, StoreError> {
+        Ok(format!("{action:?}"))
+    }
 }
 
 fn harness() -> Harness {
@@ -68,6 +72,53 @@ async fn objects_are_located_by_any_key() {
     assert_eq!(view.key, "a//../b c&d=\u{e9}+");
     get(&harness, "/_admin/v1/object?bucket=none&key=k").await.refused(404, "NoSuchBucket");
     get(&harness, "/_admin/v1/object?bucket=bkt").await.refused(400, "InvalidArgument");
+}
+
+/// Goal: what an operator asks for arrives as it was meant, or is refused. Method: every action; malformed
+/// ones.
+#[tokio::test]
+async fn actions_arrive() {
+    let harness = harness();
+    let post = |path: &'static str, query: &'static [(&'static str, &'static str)]| {
+        let mut call = Call::new("POST", path);
+        call.query.extend(query.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())));
+        call.send(&harness)
+    };
+    let id = "000000000000000000000000000000ff";
+    for (path, query, expected) in [
+        ("/_admin/v1/heal/start", &[][..], "HealStart"),
+        ("/_admin/v1/heal/pause", &[], "HealPause(true)"),
+        ("/_admin/v1/heal/resume", &[], "HealPause(false)"),
+        ("/_admin/v1/heal/rate", &[("bytes", "5000")], "HealRate(5000)"),
+        (
+            "/_admin/v1/drive/replace",
+            &[("drive", "000000000000000000000000000000ff")],
+            "DriveReplace(",
+        ),
+        (
+            "/_admin/v1/set/recover",
+            &[
+                ("dead", "0000000000000000000000000000000a,0000000000000000000000000000000b"),
+                ("set", "3"),
+            ],
+            "SetRecover { set: SetIndex(3)",
+        ),
+    ] {
+        let answer = post(path, query).await;
+        assert!(answer.ok().text().starts_with(expected), "{path}: {}", answer.text());
+    }
+    assert!(
+        post("/_admin/v1/drive/offline", &[("drive", "000000000000000000000000000000ff")])
+            .await
+            .text()
+            .contains(id)
+    );
+    post("/_admin/v1/heal/rate", &[("bytes", "fast")]).await.refused(400, "InvalidArgument");
+    post("/_admin/v1/drive/offline", &[("drive", "d1")]).await.refused(400, "InvalidArgument");
+    post("/_admin/v1/set/recover", &[("set", "3")]).await.refused(400, "InvalidArgument");
+    post("/_admin/v1/cluster", &[]).await.refused(501, "NotImplemented");
+    let healing = get(&harness, "/_admin/v1/heal").await;
+    assert!(healing.ok().text().contains("rebuilds"));
 }
 
 #[tokio::test]

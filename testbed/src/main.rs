@@ -62,8 +62,8 @@ enum Command {
     PowercutDrive(powercut::writer::Args),
     /// Make docs/reliability.md of the reports of torture and power cuts.
     Reliability(reliability::Args),
-    /// Put load on a cluster and measure it.
-    Bench(bench::Args),
+    /// Put load on a cluster and measure it, or compare two measurements.
+    Bench(bench::Bench),
     /// Check the register protocol with the model checker.
     Model(model::Args),
 }
@@ -78,7 +78,7 @@ fn main() -> ExitCode {
         Command::Powercut(args) => powercut::run(&args),
         Command::PowercutDrive(args) => powercut::writer::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Reliability(args) => reliability::run(&args).map(|()| ExitCode::SUCCESS),
-        Command::Bench(args) => bench::run(&args),
+        Command::Bench(args) => bench::command(&args),
         Command::Model(args) => model::command(&args).map(as_exit),
     };
     done.unwrap_or_else(|error| {

@@ -209,6 +209,23 @@ pub struct ScanPage {
     pub counts: bool,
 }
 
+/// A reader could not read a shard that the drive says it holds. The drive takes nobody's word: it
+/// reads the shard itself, and records it as missing only when it does not verify, so that it is
+/// restored from the others.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Verify {
+    /// Bucket and set.
+    pub scope: Scope,
+    /// The key.
+    pub key: RegisterKey,
+    /// The register.
+    pub version: VersionId,
+    /// Whose bytes: the operation of an entry of the register, or of a part that one names.
+    pub operation: OperationId,
+    /// Which shard.
+    pub shard: ShardIndex,
+}
+
 /// What background workers ask a drive for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ChoreKind {
@@ -286,8 +303,33 @@ pub enum DriveRequest {
     Pin(Pin),
     /// -> [`DriveReply::Facts`]
     Facts,
+    /// -> [`DriveReply::Accepted`] with what is known of the shard now, durably; [`DriveReply::Done`]
+    /// when nothing here names the operation any more.
+    Verify(Verify),
     /// How drives come and go; see [`crate::member`].
     Member(MemberRequest),
+}
+
+impl DriveRequest {
+    /// Its name, for traces.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Accept(_) => "accept",
+            Self::Install(_) => "install",
+            Self::Prepare(_) => "prepare",
+            Self::Read(_) => "read",
+            Self::Settle(_) => "settle",
+            Self::Purge(_) => "purge",
+            Self::Scan(_) => "scan",
+            Self::ListChores(_) => "list chores",
+            Self::InstallBucket(_) => "install bucket",
+            Self::Pin(_) => "pin",
+            Self::Facts => "facts",
+            Self::Verify(_) => "verify",
+            Self::Member(_) => "member",
+        }
+    }
 }
 
 /// What an operator sees of a drive.

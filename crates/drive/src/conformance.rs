@@ -18,7 +18,7 @@ use holdfast_types::{
 use crate::{
     api::{
         Accept, DriveError, DriveReply, DriveRequest, DriveResult, InlineShard, Prepare, Read,
-        Scan, Scope, Settle, ShardRead, ShardSource, UploadHandle, UploadTarget,
+        Scan, Scope, Settle, ShardRead, ShardSource, UploadHandle, UploadTarget, Verify,
     },
     node::Node,
 };
@@ -61,6 +61,7 @@ impl Rig {
         self.refusals_keep_their_meaning().await;
         self.settle_is_seen().await;
         self.uploads_become_shards().await;
+        self.a_suspected_shard_is_looked_at().await;
         self.a_lost_target_disturbs_nobody().await;
         self.what_is_not_there_is_an_error().await;
         self.deadlines_hold().await;
@@ -326,6 +327,26 @@ impl Rig {
             first_block,
             block_count,
         }
+    }
+
+    async fn a_suspected_shard_is_looked_at(&self) {
+        let sample = self.sample("suspected", 55, 9_000);
+        self.put(&sample).await;
+        let verify = |operation| {
+            DriveRequest::Verify(Verify {
+                scope: self.scope,
+                key: sample.key.clone(),
+                version: VersionId::NULL,
+                operation,
+                shard: ShardIndex(0),
+            })
+        };
+        let drive = self.drives[0];
+        let right = self.one(drive, verify(sample.entry.operation)).await;
+        let present = Ok(DriveReply::Accepted(ShardStatus::Present));
+        assert_eq!(right, present, "a shard that is right stays, whatever a reader says");
+        let gone = self.one(drive, verify(OperationId(77))).await;
+        assert_eq!(gone, Ok(DriveReply::Done), "an operation that nothing here names");
     }
 
     async fn a_lost_target_disturbs_nobody(&self) {

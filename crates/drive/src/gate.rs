@@ -50,7 +50,23 @@ impl Gate {
 
     /// Lets `result` out once `batch` is durable.
     pub fn answer(&self, batch: u64, done: Completion, result: DriveResult) {
-        self.when(batch, Box::new(move |durable| done(durable.and(result))));
+        let append = self.append_span(batch);
+        self.when(
+            batch,
+            Box::new(move |durable| {
+                drop(append);
+                done(durable.and(result));
+            }),
+        );
+    }
+
+    /// The span of waiting for a batch of the log to be written and synced; none for one that is.
+    fn append_span(&self, batch: u64) -> tracing::Span {
+        if holdfast_trace::is_active() && batch > self.durable() {
+            holdfast_trace::span!("log.append", batch)
+        } else {
+            tracing::Span::none()
+        }
     }
 
     /// Runs `waiter` once `batch` is durable, or the drive is fenced.

@@ -18,6 +18,7 @@
 //! | [`conformance`] | what every [`node::Node`] must do, as a suite over all carriers |
 //! | [`member`] | how drives come and go: set epochs, floors, indexes to compare |
 //! | [`node`] | [`node::Node`], the trait through which drives are reached, one message a node |
+//! | [`traced`] | a node whose calls are spans of a trace |
 //! | [`drive`] | [`Drive`], the state machine of one drive, without threads |
 //! | [`suspect`] | which drives are slow against their siblings |
 //! | [`table`] | the durable state, and how records change it |
@@ -59,6 +60,7 @@ pub mod runs;
 pub mod supervisor;
 pub mod suspect;
 pub mod table;
+pub mod traced;
 pub mod value;
 pub mod volume;
 

@@ -223,10 +223,10 @@ impl Table {
                 self.relocate(*operation, old, placed(new, inline))
             }
             Record::Lost { register, operation, place } => {
-                let mut dropped = self.relocate(*operation, place, Place::None)?;
-                let lose = |record: &mut RegisterRecord| record.lose(*operation);
-                dropped.append(&mut self.change(register, Some(batch), lose)?);
-                Ok(dropped)
+                if !self.condemn(*operation, place)? {
+                    return Ok(Vec::new());
+                }
+                self.change(register, Some(batch), |record| record.lose(*operation))
             }
             Record::Member { epoch, membership } => {
                 self.facts.set_epoch = self.facts.set_epoch.max(*epoch);
@@ -267,7 +267,8 @@ impl Table {
         Ok(dropped)
     }
 
-    /// Notes where a shard lies, unless it is held already: then the new copy is dropped.
+    /// Notes where a shard lies, unless it is held whole already: then the new copy is dropped. A
+    /// rotten one goes now that another stands in for it (INV-ROT-1).
     fn put_place(
         &mut self,
         batch: u64,
@@ -276,17 +277,33 @@ impl Table {
         place: Place,
     ) -> Result<Option<Dropped>, BaseError> {
         let (mut record, _) = self.place(operation)?;
-        if !record.place.is_none() {
-            let record = PlaceRecord { references: 0, shard: note.shard, place };
+        if record.is_whole() {
+            let record = PlaceRecord { shard: note.shard, place, ..PlaceRecord::default() };
             return Ok(Some(Dropped { operation, record }));
         }
         let was_absent = record.references == 0;
         let key = PlaceRecord::key(operation).into();
-        self.count_place(&place, true);
+        let was = std::mem::replace(&mut record.place, place);
+        let old = PlaceRecord { shard: record.shard, place: was, ..PlaceRecord::default() };
+        self.count_place(&old.place, false);
+        self.count_place(&record.place, true);
         record.shard = note.shard;
-        record.place = place;
+        record.rotten = false;
         self.layers.put(key, Some(Value::Place(record)), batch, was_absent);
-        Ok(None)
+        Ok((!old.place.is_none()).then_some(Dropped { operation, record: old }))
+    }
+
+    /// Notes that a shard is rotten where it lies; false when it lies elsewhere by now. Its bytes stay
+    /// (INV-ROT-1).
+    fn condemn(&mut self, operation: OperationId, place: &Place) -> Result<bool, BaseError> {
+        let (mut record, gate) = self.place(operation)?;
+        if record.place != *place || record.references == 0 {
+            return Ok(false);
+        }
+        record.rotten = true;
+        let key = PlaceRecord::key(operation).into();
+        self.layers.put(key, Some(Value::Place(record)), gate.max(self.batch), false);
+        Ok(true)
     }
 
     /// Changes a register, its chores and the references of what goes. `gate` is the batch that
@@ -352,7 +369,7 @@ impl Table {
         Ok((!record.place.is_none()).then_some(Dropped { operation, record }))
     }
 
-    /// A shard lies elsewhere now, or nowhere; applies only where the old place still stands.
+    /// A shard, whole, lies elsewhere now; applies only where the old place still stands.
     fn relocate(
         &mut self,
         operation: OperationId,
@@ -363,14 +380,15 @@ impl Table {
         // The bytes can be read at the new place once the batch that carries them is written.
         let gate = gate.max(self.batch);
         if record.place != *old || record.references == 0 {
-            let record = PlaceRecord { references: 0, shard: record.shard, place: new };
+            let record = PlaceRecord { shard: record.shard, place: new, ..PlaceRecord::default() };
             let lost = (!record.place.is_none()).then_some(Dropped { operation, record });
             return Ok(lost.into_iter().collect());
         }
         self.count_place(old, false);
         self.count_place(&new, true);
-        let was = PlaceRecord { references: 0, shard: record.shard, place: old.clone() };
+        let was = PlaceRecord { shard: record.shard, place: old.clone(), ..PlaceRecord::default() };
         record.place = new;
+        record.rotten = false;
         self.layers.put(
             PlaceRecord::key(operation).into(),
             Some(Value::Place(record)),

@@ -5,7 +5,7 @@
 //! register  format u8 = 1 | count varint | count *
 //!             ( shard index u8 | status u8 | settled u8 | holders u16 | set size u8 | at varint
 //!             | entry blob )
-//! place     format u8 = 1 | references varint | shard index u8 | kind u8
+//! place     format u8 = 2 | references varint | shard index u8 | rotten u8 | kind u8
 //!             0 none | 1 inline: segment u32, offset u64, length u32
 //!             | 2 extents: length varint, count varint, count * (volume u32, block u32, blocks u32)
 //! chore     no bytes: its key says all
@@ -18,8 +18,11 @@ use holdfast_types::{
     codec::{CodecError, Reader, Writer},
 };
 
-/// The version of the value formats above.
+/// The version of a register's format above.
 const FORMAT: u8 = 1;
+
+/// The version of a place's format above.
+const PLACE_FORMAT: u8 = 2;
 
 /// First byte of the keys under which places are kept.
 pub const PLACE_SPACE: u8 = 0x81;
@@ -365,11 +368,20 @@ pub struct PlaceRecord {
     pub references: u64,
     /// Which shard it is.
     pub shard: ShardIndex,
+    /// Whether a block of it was found rotten. What is left stays until another copy comes: blocks
+    /// that still verify may be the last of their stripes (INV-ROT-1).
+    pub rotten: bool,
     /// Where it lies.
     pub place: Place,
 }
 
 impl PlaceRecord {
+    /// Whether the whole shard is here, as far as is known.
+    #[must_use]
+    pub const fn is_whole(&self) -> bool {
+        !self.place.is_none() && !self.rotten
+    }
+
     /// The key under which an operation's place is kept.
     #[must_use]
     pub fn key(operation: OperationId) -> Vec<u8> {
@@ -383,9 +395,10 @@ impl PlaceRecord {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::with_capacity(40);
-        out.u8(FORMAT);
+        out.u8(PLACE_FORMAT);
         out.varint(self.references);
         out.u8(self.shard.0);
+        out.u8(u8::from(self.rotten));
         self.place.encode(&mut out);
         out.into_bytes()
     }
@@ -396,14 +409,19 @@ impl PlaceRecord {
     /// [`CodecError`] when the bytes are not such a form.
     pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
         let mut input = Reader::new(bytes);
-        if input.u8()? != FORMAT {
+        if input.u8()? != PLACE_FORMAT {
             return Err(CodecError::Unknown("place format"));
         }
         let references = input.varint()?;
         let shard = ShardIndex(input.u8()?);
+        let rotten = match input.u8()? {
+            0 => false,
+            1 => true,
+            _ => return Err(CodecError::Unknown("rotten flag")),
+        };
         let place = Place::decode(&mut input)?;
         input.finish()?;
-        Ok(Self { references, shard, place })
+        Ok(Self { references, shard, rotten, place })
     }
 }
 

@@ -10,7 +10,8 @@ use holdfast_types::{
     BucketStamp, DriveId, DriveState, EntryKind, ErrorClass, Geometry, NodeIndex, OperationId,
     RegisterKey, VersionId,
     view::{
-        ClusterView, DriveView, NodeView, ObjectView, PoolView, SetView, ShardState, ShardView,
+        ClusterView, DriveView, HealView, NodeView, ObjectView, PoolView, SetView, ShardState,
+        ShardView, WorkerView,
     },
 };
 
@@ -63,6 +64,35 @@ impl Engine {
             pools,
             sets,
             drives,
+        }
+    }
+
+    /// What this process does to bring drives back to full width.
+    #[must_use]
+    pub fn heal_view(&self) -> HealView {
+        let (paused, bytes_per_second) = self.rebuild_pace();
+        let worker = |status: crate::workers::WorkerStatus| WorkerView {
+            name: status.name.to_owned(),
+            doing: format!("{:?}", status.state).to_lowercase(),
+            done: status.done,
+            left: status.left,
+            error: status.error,
+        };
+        let local = self.local.and_then(|node| self.nodes.get(node.get()));
+        HealView {
+            node: local.map_or_else(String::new, |node| node.name().to_owned()),
+            paused,
+            bytes_per_second,
+            rebuilds: self.rebuilds(),
+            workers: self.workers().into_iter().map(worker).collect(),
+            error: String::new(),
+        }
+    }
+
+    /// One pass of every worker over this node's drives, now.
+    pub async fn heal_now(&self) {
+        if let Some(node) = self.local {
+            self.work_off(node).await;
         }
     }
 
@@ -179,6 +209,7 @@ impl SetShared {
                 set: self.clone(),
                 route: route.clone(),
                 scope: stamp,
+                version: candidate.version,
                 operation: part.operation,
                 geometry: part.geometry,
                 last: 0,
@@ -274,12 +305,17 @@ fn drive_views(set: &SetHandle, facts: &Facts) -> Vec<DriveView> {
 
 fn set_view(set: &SetHandle, pool: u32, serving: u8) -> SetView {
     let quorum = set.quorum();
-    let away = quorum.n().saturating_sub(serving);
+    let members = set.shared.members.now();
+    let rebuilding = members.set.rebuilding().count() as u8;
+    // A drive that does not count yet holds nothing that may be lost.
+    let away = quorum.n().saturating_sub(serving.saturating_sub(rebuilding));
     SetView {
         set: set.index().0.into(),
         pool,
         drives: quorum.n().into(),
         drives_serving: serving.into(),
+        drives_rebuilding: members.set.rebuilding().count() as u32,
+        epoch: members.epoch.0,
         write_failures_left: quorum.away().checked_sub(away).map(u32::from),
         read_failures_left: quorum.parity().checked_sub(away).map(u32::from),
     }

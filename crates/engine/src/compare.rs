@@ -89,6 +89,11 @@ impl Comparison {
         self.sources[slot].failed.as_deref()
     }
 
+    /// Whether every drive of the set has shown all it holds so far.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.sources.iter().all(|source| source.failed.is_none())
+    }
+
     /// Fails unless enough drives whose answers count have shown all they hold, beside `slot`: what a
     /// read quorum does not show was never chosen, and cannot be, for each of them has adopted the epoch
     /// it was asked under (INV-MEMBER-2).

@@ -8,7 +8,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
-use holdfast_register::{Candidate, Conditional, Decided, Decision as Ruling, Machine, Subject};
+use holdfast_register::{
+    Candidate, Conditional, Decided, Decision as Ruling, HolderMask, Judgement, Machine, Subject,
+};
 use holdfast_types::{BucketStamp, EntryKind, OperationId, RegisterKey, VersionId, limits};
 
 use crate::{
@@ -21,7 +23,8 @@ use crate::{
     engine::Engine,
     error::StoreError,
     meta::ObjectMeta,
-    set::SetHandle,
+    scan::OpenOnes,
+    set::{Frozen, SetHandle},
     upload_record::{COMPLETE_MICROS, SETTLE_AFTER_MICROS, UploadPhase, UploadState, guard},
     uploads::{UploadAt, damaged},
 };
@@ -55,7 +58,7 @@ impl Engine {
         Ok(ObjectInfo { version: VersionId::NULL, meta })
     }
 
-    async fn complete_under(
+    pub(crate) async fn complete_under(
         &self,
         at: UploadAt,
         complete: &CompleteUpload,
@@ -164,8 +167,11 @@ impl Engine {
     ) -> Result<Assembled, StoreError> {
         check_request(&complete.parts)?;
         let set = self.set_for(&at.register());
-        let found = set.found_parts(at, 0, limits::PARTS_MAX).await?;
-        let frozen: BTreeMap<u16, FrozenPart> = found
+        // What is open among the frozen parts is this completion's to resolve, and nobody else's.
+        let frozen = set.frozen(at, operation).await?;
+        let found =
+            set.found_parts(at, 0, limits::PARTS_MAX, &OpenOnes::Frozen(frozen.clone())).await?;
+        let parts: BTreeMap<u16, FrozenPart> = found
             .into_iter()
             .map(|part| {
                 let entry = part.candidate.entry;
@@ -174,11 +180,11 @@ impl Engine {
             })
             .collect();
         let announced = complete.checksum.as_deref();
-        let mut made = assemble(&state.record, &frozen, &complete.parts, announced)?;
+        let mut made = assemble(&state.record, &parts, &complete.parts, announced)?;
         made.meta.modified_micros = self.now_micros();
         let draft = Draft::record(operation, made.meta.to_bytes())
             .with_parts(made.parts.clone())
-            .with_guard(guard(at.register(), UploadPhase::Completing(operation)));
+            .with_guard(frozen.guard);
         let object = at.object();
         if complete.conditions.is_empty() {
             set.write(at.stamp, object, VersionId::NULL, draft).await?;
@@ -283,6 +289,28 @@ const fn wrote_nothing(error: &StoreError) -> bool {
 }
 
 impl SetHandle {
+    /// Which drives have frozen the upload for a completion.
+    pub(crate) async fn frozen(
+        &self,
+        at: &UploadAt,
+        operation: OperationId,
+    ) -> Result<Frozen, StoreError> {
+        let register = at.register();
+        let phase = UploadPhase::Completing(operation);
+        let Judgement::Found(found) = self.judged_by_all(at.stamp, &register).await? else {
+            return Err(StoreError::NoSuchUpload);
+        };
+        let state = UploadState::of(Some(&found)).map_err(|e| damaged(&register, &e))?;
+        if state.is_none_or(|state| state.phase != phase) {
+            // Somebody took it for overdue.
+            return Err(StoreError::NoSuchUpload);
+        }
+        let route = self.shared.route(&register)?;
+        let slot = |shard: u8| route.slots[usize::from(shard)] as u8;
+        let slots = found.holders.iter().map(slot).fold(HolderMask::default(), HolderMask::with);
+        Ok(Frozen { guard: guard(register, phase), slots })
+    }
+
     /// The settled value of a register, brought under a fresh ballot (a tombstone when there is none):
     /// nothing that was drawn below it can come up any more.
     async fn seal(

@@ -190,13 +190,18 @@ impl<M: Machine> Conversation<M> {
     /// Restores the shards that commands of a round need, if any do.
     async fn restore(&mut self, commands: &[(u8, Command)]) -> Restored {
         let needs = |(shard, command): &(u8, Command)| match command {
-            Command::Accept { source: Source::Restore, entry, .. } => Some((*shard, entry.clone())),
+            Command::Accept { source: Source::Restore, entry, version, .. } => {
+                Some((*shard, *version, entry.clone()))
+            }
             _ => None,
         };
-        let wanted: Vec<(u8, Entry)> = commands.iter().filter_map(needs).collect();
-        let Some((_, entry)) = wanted.first().cloned() else { return Restored::default() };
-        let shards: Vec<u8> = wanted.into_iter().map(|(shard, _)| shard).collect();
-        let restored = self.set.restore(self.scope, &self.route, &entry, &shards).await;
+        let wanted: Vec<(u8, VersionId, Entry)> = commands.iter().filter_map(needs).collect();
+        let Some((_, version, entry)) = wanted.first().cloned() else {
+            return Restored::default();
+        };
+        let shards: Vec<u8> = wanted.into_iter().map(|(shard, ..)| shard).collect();
+        let (scope, route) = (self.scope, &self.route);
+        let restored = self.set.restore(scope, route, version, &entry, &shards).await;
         restored.unwrap_or_else(|error| {
             tracing::warn!(set = %self.set.index, operation = %entry.operation, %error, "not restored");
             Restored::default()
@@ -209,10 +214,9 @@ impl<M: Machine> Conversation<M> {
         Some(match command {
             Command::Accept { version, entry, source } => {
                 let staged = self.staged.as_ref();
-                // Our own operation is guarded under every ballot: finishing a part that its drives
-                // have refused since the freeze must not bring it in (INV-UPLOAD-1, ADR 0005).
                 let own = staged.filter(|s| s.draft.operation == entry.operation);
                 let guard = own.and_then(|s| s.draft.guard.clone());
+                let guard = guard.or_else(|| self.route.guard_of(entry.operation));
                 let source = match source {
                     Source::NoData => ShardSource::NoData,
                     Source::Own => staged.map(|staged| staged.source(shard))?,

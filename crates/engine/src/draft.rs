@@ -20,7 +20,8 @@ pub struct Draft {
     pub data: Data,
     /// The operation that names it. Drawn once by the caller, kept over repetitions.
     pub operation: OperationId,
-    /// A condition on another register of the same drives.
+    /// A condition on another register of the same drives, for this operation under every ballot; it
+    /// goes before that of the key's route.
     pub guard: Option<Guard>,
 }
 

@@ -8,6 +8,7 @@ use holdfast_types::{
     BallotClock, BucketStamp, NodeIndex, OperationId, Quorum, RegisterKey, WriterId,
     seam::{Clock, Random},
 };
+use tokio::sync::Semaphore;
 
 use crate::{
     actor,
@@ -18,6 +19,7 @@ use crate::{
     members::{Changes, Members},
     rebuild::Rebuilds,
     registry::Registry,
+    report::REPORTS_MAX,
     set::{SetHandle, SetShared},
     workers::Workers,
 };
@@ -86,6 +88,7 @@ impl Engine {
                 health: Health::new(set.drives.len()),
                 admission: admission.clone(),
                 mail,
+                reports: Arc::new(Semaphore::new(REPORTS_MAX)),
             });
             actor::start(&shared, mailbox);
             SetHandle { shared }

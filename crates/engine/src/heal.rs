@@ -39,8 +39,11 @@ impl Engine {
         let route = set.shared.route(&chore.key)?;
         let seal = OperationId::draw(self.random.as_ref());
         let target = Target::Version(chore.version);
-        set.shared.resolve(scope, &route, target, Reach::Sweep(seal)).await?;
-        Ok(Worked::Done)
+        match set.shared.resolve(scope, &route, target, Reach::Sweep(seal)).await {
+            // A part that is frozen: the completion, or the sweep after it, does what is to be done.
+            Err(StoreError::NoSuchUpload) => Ok(Worked::Later),
+            outcome => outcome.map(|_| Worked::Done),
+        }
     }
 
     /// Brings a settled entry, with its shard, to the drives that miss it and are up.
@@ -93,7 +96,8 @@ impl Engine {
         holders = holders.union(installed.whole);
         if !installed.short.is_empty() {
             let short = std::mem::take(&mut installed.short);
-            let restored = shared.restore(scope, route, &candidate.entry, &short).await?;
+            let (version, entry) = (candidate.version, &candidate.entry);
+            let restored = shared.restore(scope, route, version, entry, &short).await?;
             let again = self
                 .install(set, scope, route, candidate, holders, &short, Some(&restored))
                 .await?;

@@ -10,6 +10,7 @@ use holdfast_register::{Candidate, HolderMask};
 use crate::{
     error::StoreError,
     read::{Question, check_scope},
+    report::Suspected,
     round::Calls,
     set::{SetShared, describe},
 };
@@ -37,7 +38,11 @@ impl SetShared {
             asked: HolderMask::default(),
             failures: Vec::new(),
         };
+        let some_came = !came.is_empty();
         self.take_inline(question, candidate, came, &mut gathered);
+        // Who says that it holds the shard brings it along with its answer, or cannot read it.
+        let silent = candidate.shards.iter().filter(|shard| !gathered.asked.has(*shard));
+        silent.filter(|_| some_came).for_each(|s| self.suspect_inline(question, candidate, s));
         let mut others = self.sources(&question.route, candidate, geometry.data_shards);
         others.retain(|shard| !gathered.asked.has(*shard));
         let mut others = others.into_iter();
@@ -80,6 +85,10 @@ impl SetShared {
             match result {
                 Ok(DriveReply::View { inline, .. }) => {
                     if !inline.iter().any(|s| s.operation == candidate.entry.operation) {
+                        if candidate.shards.has(shard) {
+                            // It says that it holds the shard, and did not bring it.
+                            self.suspect_inline(question, candidate, shard);
+                        }
                         gathered.failures.push((slot, "does not hold the shard".to_owned()));
                     }
                     self.take_inline(question, candidate, inline, gathered);
@@ -96,7 +105,7 @@ impl SetShared {
 
     /// Takes in the shards that verify (INV-BLOCK-1).
     fn take_inline(
-        &self,
+        self: &Arc<Self>,
         question: &Question,
         candidate: &Candidate,
         shards: Vec<InlineShard>,
@@ -116,8 +125,14 @@ impl SetShared {
                 Err(error) => {
                     tracing::warn!(set = %self.index, drive = %self.place(slot), %error, "rotten");
                     gathered.failures.push((slot, error.to_string()));
+                    self.suspect_inline(question, candidate, held.shard.0);
                 }
             }
         }
+    }
+
+    fn suspect_inline(self: &Arc<Self>, question: &Question, candidate: &Candidate, shard: u8) {
+        let (version, operation) = (candidate.version, candidate.entry.operation);
+        self.report(question.scope, &question.route, Suspected { version, operation, shard });
     }
 }

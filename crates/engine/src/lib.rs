@@ -24,6 +24,7 @@
 //! | `admission` | bounds on what goes on at once |
 //! | `actor`, `health` | what a set owns: settle batches, the view of its drives |
 //! | [`admin`] | what operators see |
+//! | `report` | drives are told of shards that could not be read |
 //! | [`members`], `membership` | who is in a set, and how that changes |
 //! | [`rebuild`], `compare` | a drive that took a slot over gets what it should hold |
 //! | [`workers`], `heal` | the background: rolling forward, healing, purging |
@@ -64,6 +65,7 @@ mod read;
 pub mod rebuild;
 mod receive;
 mod registry;
+mod report;
 mod resolve;
 mod restore;
 mod round;

@@ -8,8 +8,8 @@
 //! 5 counts  the drive first, then the register, epoch e + 2      crash: its node repeats it
 //! ```
 //!
-//! With n <= 2 the register cannot be written while a drive is gone: the others are all there is, and
-//! what they adopt is the decision.
+//! With fewer than W drives that count (n <= 2, or after [`Engine::recover_set`]) the register cannot be
+//! written: those are all there is, and what every one of them adopts is the decision.
 
 use holdfast_drive::api::{
     Begin, DriveReply, DriveRequest, Issue, Issued, MemberReply, MemberRequest, Standing,
@@ -42,15 +42,13 @@ impl SetHandle {
     /// Changes the membership, and issues the outcome. Answers what the others told.
     async fn change(&self, change: Change<'_>) -> Result<(SetLayout, Issued), StoreError> {
         let set = &self.shared;
-        let others = set.n() - 1;
-        let next = if set.quorum.write() <= others {
-            self.decide(change).await?
-        } else {
-            change(&self.membership())?
-        };
+        // A register needs W drives that count; with fewer, what all that count adopt is the decision.
+        let proposed = change(&self.membership())?;
+        let decides = usize::from(set.quorum.write()) <= proposed.counting();
+        let next = if decides { self.decide(change).await? } else { proposed };
         set.learn_membership(&next);
         let told = set.issue(&next).await?;
-        if set.quorum.write() > others {
+        if !decides {
             // The register follows when it can be written again; until then what the drives have adopted
             // is what is asked.
             let kept = |known: &SetLayout| Ok(known.clone());
@@ -111,7 +109,8 @@ impl SetShared {
                 Err(error) => missing.push((slot, describe(&error))),
             }
         }
-        let need = self.quorum.write().min(self.n() - 1);
+        // With fewer than W left that count (n <= 2, or a recovery) it takes all of them.
+        let need = self.quorum.write().min(self.n() - 1).min(next.counting() as u8);
         if have >= need { Ok(told) } else { Err(self.below_quorum(need, have, &missing)) }
     }
 }
@@ -165,6 +164,55 @@ impl Engine {
         let (membership, _) = self.set_at(set)?.change(&change).await?;
         self.publish_layout().await;
         Ok(membership)
+    }
+
+    /// Gives up drives that are gone for good, more of them than the set can do without: every other one
+    /// adopts a membership in which their slots are to be rebuilt. New drives take them over then, as
+    /// blank folders are found; what has too few shards left is listed by their rebuilds.
+    ///
+    /// # Errors
+    /// [`StoreError::InvalidArgument`] when a named drive is no member, or serves; [`StoreError::BelowQuorum`]
+    /// when fewer than R would be left, or one that is not named does not answer.
+    pub async fn recover_set(
+        &self,
+        set: SetIndex,
+        dead: &[DriveId],
+    ) -> Result<SetLayout, StoreError> {
+        let wrong = |message: String| StoreError::InvalidArgument { message };
+        let handle = self.set_at(set)?;
+        let shared = &handle.shared;
+        shared.hear_members().await;
+        let known = handle.membership();
+        let mut gone = Vec::new();
+        for drive in dead {
+            let slot = known.slot_of(*drive);
+            let slot =
+                slot.ok_or_else(|| wrong(format!("drive {drive} is no member of set {set}")))?;
+            gone.push((slot, DriveId::draw(self.random.as_ref())));
+        }
+        let is_dead = |slot: usize| gone.iter().any(|(dead, _)| *dead == slot);
+        let mut missing = Vec::new();
+        for (slot, result) in shared.ask_members(MemberRequest::Membership).await {
+            match result {
+                Ok(_) if is_dead(slot) => {
+                    let place = shared.place(slot);
+                    return Err(wrong(format!(
+                        "{place} serves; only drives that are gone are given up"
+                    )));
+                }
+                Err(error) if !is_dead(slot) => missing.push((slot, describe(&error))),
+                _ => {}
+            }
+        }
+        let next = known.with_given_up(&gone);
+        let (need, have) = (shared.quorum.read(), next.counting() as u8);
+        if have < need || !missing.is_empty() {
+            return Err(shared.below_quorum(need, have, &missing));
+        }
+        shared.issue(&next).await?;
+        shared.learn_membership(&next);
+        self.publish_layout().await;
+        Ok(next)
     }
 
     /// Steps 2 and 3 for a joining drive: the others issue the epoch (again), and it begins.

@@ -11,15 +11,17 @@
 
 use std::{sync::Arc, time::Duration};
 
-use holdfast_drive::api::{self, DriveError, DriveRequest, InlineShard};
+use holdfast_drive::api::{self, DriveError, DriveReply, DriveRequest, InlineShard};
 use holdfast_register::{
-    Candidate, Drives, Failure, HolderMask, Machine, Reach, Read, Refusal, Seen, Target,
+    Answer, Candidate, Drives, Failure, HolderMask, Judgement, Machine, Reach, Read, Refusal, Seen,
+    Target, judge_latest,
 };
 use holdfast_types::{BucketStamp, RegisterKey, VersionId};
 
 use crate::{
     conversation::{Conversation, Pause},
     error::StoreError,
+    round::Calls,
     set::{Route, SetHandle, SetShared},
 };
 
@@ -46,7 +48,6 @@ impl SetHandle {
     ///
     /// # Errors
     /// [`StoreError::BelowQuorum`] when too few drives answer.
-    #[tracing::instrument(level = "debug", skip_all, fields(set = %self.index(), ?key))]
     pub async fn read(
         &self,
         scope: BucketStamp,
@@ -70,6 +71,12 @@ enum Manner {
 
 impl SetShared {
     /// As [`SetHandle::read`], with the inline shards the drives sent.
+    #[tracing::instrument(
+        name = "set.read",
+        target = "holdfast_trace",
+        skip_all,
+        fields(set = %self.index, key = ?question.route.key)
+    )]
     pub(crate) async fn look(
         self: &Arc<Self>,
         question: &Question,
@@ -92,13 +99,37 @@ impl SetShared {
         }
     }
 
+    /// What all drives together say of a key, nothing resolved.
+    pub(crate) async fn judged(
+        self: &Arc<Self>,
+        scope: BucketStamp,
+        route: &Route,
+    ) -> Result<Judgement, StoreError> {
+        let question = Question { scope, route: route.clone(), version: None, inline: false };
+        let mut calls = Calls::default();
+        let all = (0..self.n()).map(|shard| (shard, question.request(self)));
+        self.send(route, 0, all.collect(), &mut calls);
+        let mut answers = vec![Answer::None; usize::from(self.n())];
+        for (shard, result) in calls.all().await {
+            match result {
+                Ok(DriveReply::View { view, .. }) => {
+                    answers[usize::from(shard)] = Answer::View(view);
+                }
+                Ok(_) => {}
+                Err(error) => check_scope(&error)?,
+            }
+        }
+        Ok(judge_latest(self.quorum, &answers))
+    }
+
     async fn ask(
         self: &Arc<Self>,
         question: &Question,
         manner: Manner,
     ) -> Result<(Seen, Vec<InlineShard>), StoreError> {
         let quick = manner == Manner::Quick;
-        let order = if quick { self.nearest(&question.route) } else { (0..self.n()).collect() };
+        let route = &question.route;
+        let order = if quick { self.nearest(route) } else { self.asked(route).collect() };
         let up = order.iter().fold(HolderMask::default(), |mask, shard| mask.with(*shard));
         let drives = Drives { quorum: self.quorum, up };
         let machine = Read::new(drives, question.target(), &order);
@@ -132,7 +163,7 @@ impl SetShared {
     pub(crate) fn nearest(&self, route: &Route) -> Vec<u8> {
         let mut shards = self.up(route);
         if shards.len() < usize::from(self.quorum.read()) {
-            shards = (0..self.n()).collect();
+            shards = self.asked(route).collect();
         }
         let members = self.members.now();
         let slot_of = |shard: u8| &members.slots[route.slots[usize::from(shard)]];

@@ -364,6 +364,19 @@ impl Rebuild {
                     }
                 });
             }
+            Err(error) if comparison.is_complete() && compared.margin() < 0 => {
+                // Every drive has shown what it has: nobody can restore it, now or later.
+                let key = String::from_utf8_lossy(&compared.key.name).into_owned();
+                let whole = compared.head().map_or(0, |head| compared.whole(head.operation).len());
+                let why = format!("too few shards are left to restore it: {error}");
+                self.note(|view| {
+                    view.versions += 1;
+                    view.short_count += 1;
+                    if pass == Pass::Proof && view.short.len() < SHORT_MAX {
+                        view.short.push(ShortView { key, good: whole as u32, why });
+                    }
+                });
+            }
             Err(error) => {
                 tracing::debug!(key = ?compared.key, %error, "rebuild: left for later");
                 tally.left += 1;

@@ -41,7 +41,7 @@ impl SetHandle {
     /// # Errors
     /// What the body's stream answers; [`StoreError::EntityTooLarge`]; [`StoreError::BelowQuorum`]
     /// when too few drives can take their shards; [`StoreError::Overloaded`].
-    #[tracing::instrument(level = "debug", skip_all, fields(set = %self.index(), ?key))]
+    #[tracing::instrument(name = "set.receive", target = "holdfast_trace", skip_all, fields(set = %self.index(), ?key))]
     pub async fn receive(
         &self,
         scope: BucketStamp,

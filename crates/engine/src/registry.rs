@@ -6,17 +6,14 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use holdfast_drive::api::{DriveReply, DriveRequest, Read};
-use holdfast_register::{Answer, Judgement, Verdict, judge_latest};
+use holdfast_drive::api::DriveRequest;
+use holdfast_register::{Judgement, Verdict};
 use holdfast_types::{
     BucketPhase, BucketStamp, EntryKind, RegisterKey, VersionId, codec::CodecError,
 };
 use parking_lot::RwLock;
 
-use crate::{
-    bucket_record::BucketRecord, engine::Engine, error::StoreError, read::check_scope,
-    round::Calls, set::SetHandle,
-};
+use crate::{bucket_record::BucketRecord, engine::Engine, error::StoreError, set::SetHandle};
 
 /// Stamps remembered at most; beyond it all are forgotten, which costs a registry read each.
 const STAMPS_MAX: usize = 65_536;
@@ -146,26 +143,8 @@ impl SetHandle {
         scope: BucketStamp,
         key: &RegisterKey,
     ) -> Result<Judgement, StoreError> {
-        let set = &self.shared;
-        let route = set.route(key)?;
-        let request = |shard: u8| {
-            let key = key.clone();
-            let read = Read { scope: set.scope(scope), key, version: None, inline: false };
-            (shard, DriveRequest::Read(read))
-        };
-        let mut calls = Calls::default();
-        set.send(&route, 0, (0..set.n()).map(request).collect(), &mut calls);
-        let mut answers = vec![Answer::None; usize::from(set.n())];
-        for (shard, result) in calls.all().await {
-            match result {
-                Ok(DriveReply::View { view, .. }) => {
-                    answers[usize::from(shard)] = Answer::View(view);
-                }
-                Ok(_) => {}
-                Err(error) => check_scope(&error)?,
-            }
-        }
-        Ok(judge_latest(set.quorum, &answers))
+        let route = self.shared.route(key)?;
+        self.shared.judged(scope, &route).await
     }
 
     /// Installs a stamp on at least W drives of the set.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use holdfast_register::{Candidate, Machine, Reach, Resolve, Target};
+use holdfast_register::{Candidate, Judgement, Machine, Reach, Resolve, Target, Verdict};
 use holdfast_types::BucketStamp;
 
 use crate::{
@@ -14,7 +14,10 @@ use crate::{
 
 impl SetShared {
     /// Brings an open register to a conclusion and answers its value.
-    #[tracing::instrument(level = "debug", skip_all, fields(set = %self.index, key = ?route.key))]
+    ///
+    /// A part whose upload does not allow changes stays as it is ([`Route`]); who heals or rebuilds may
+    /// still write again what was chosen.
+    #[tracing::instrument(name = "set.resolve", target = "holdfast_trace", skip_all, fields(set = %self.index, key = ?route.key))]
     pub(crate) async fn resolve(
         self: &Arc<Self>,
         scope: BucketStamp,
@@ -41,8 +44,17 @@ impl SetShared {
         target: Target,
         reach: Reach,
     ) -> Result<Option<Candidate>, StoreError> {
-        let machine = Resolve::new(self.drives(route), target, reach);
-        let mut talk = Conversation::new(self, scope, route, machine);
+        let route = match (route.is_guarded(), reach) {
+            (false, _) | (true, Reach::Open) => route.clone(),
+            (true, Reach::Sweep(_) | Reach::Rewrite(_)) => match self.judged(scope, route).await? {
+                Judgement::Found(head) if head.verdict == Verdict::Settled => {
+                    route.clone().excepting(head.entry.operation)
+                }
+                _ => route.clone(),
+            },
+        };
+        let machine = Resolve::new(self.drives(&route), target, reach);
+        let mut talk = Conversation::new(self, scope, &route, machine);
         let first = talk.machine.start();
         let Pause::Done(outcome) = talk.run(first).await else {
             unreachable!("resolutions have no condition")

@@ -10,7 +10,7 @@ use holdfast_drive::{
 };
 use holdfast_erasure::{restore_payload, seal_owned};
 use holdfast_types::{
-    BucketStamp, Entry, Geometry, OperationId, ShardIndex,
+    BucketStamp, Entry, Geometry, OperationId, ShardIndex, VersionId,
     sabotage::{Bug, planted},
 };
 
@@ -37,6 +37,8 @@ impl Restored {
 /// One body whose shards are restored.
 #[derive(Clone)]
 pub(crate) struct Body {
+    /// The register that names it.
+    pub(crate) version: VersionId,
     pub(crate) operation: OperationId,
     pub(crate) geometry: Geometry,
 }
@@ -48,10 +50,11 @@ impl SetShared {
         self: &Arc<Self>,
         scope: BucketStamp,
         route: &Route,
+        version: VersionId,
         entry: &Entry,
         shards: &[u8],
     ) -> Result<Restored, StoreError> {
-        let body = Body { operation: entry.operation, geometry: entry.geometry };
+        let body = Body { version, operation: entry.operation, geometry: entry.geometry };
         self.restore_body(scope, route, body, shards).await
     }
 
@@ -67,6 +70,7 @@ impl SetShared {
             set: self.clone(),
             route: route.clone(),
             scope,
+            version: body.version,
             operation: body.operation,
             geometry: body.geometry,
             last: body.geometry.stripe_count() - 1,
@@ -123,6 +127,7 @@ impl Sources {
             match open_blocks(target, shard, stripe, target.last - stripe + 1).await {
                 Ok(blocks) => self.open.push((shard, blocks)),
                 Err(error) => {
+                    target.unreadable(shard, &error);
                     failures.push((target.route.slots[usize::from(shard)], describe(&error)));
                 }
             }
@@ -147,7 +152,11 @@ impl Sources {
                         Some(payload) => Some(payload),
                         None => {
                             let next = next_block(target, shard, stripe, &mut blocks);
-                            tokio::time::timeout(idle, next).await.ok().and_then(Result::ok)
+                            let next = tokio::time::timeout(idle, next).await.ok();
+                            if let Some(Err(error)) = &next {
+                                target.unreadable(shard, error);
+                            }
+                            next.and_then(Result::ok)
                         }
                     };
                     payload.map(|payload| (shard, blocks, payload))

@@ -12,8 +12,20 @@ use crate::{
     draft::ScanResult,
     error::StoreError,
     read::{Question, check_scope},
-    set::{SetHandle, SetShared, Slot, describe, name_after},
+    set::{Frozen, SetHandle, SetShared, Slot, describe, name_after},
 };
+
+/// What a scan does about entries that are open by the word of the drives that showed them.
+#[derive(Clone, Debug)]
+pub(crate) enum OpenOnes {
+    /// They are resolved.
+    Resolve,
+    /// They are resolved by the completion that has frozen them, and only drives that are frozen are
+    /// heard.
+    Frozen(Frozen),
+    /// They are returned as they are, open tombstones included.
+    Leave,
+}
 
 /// What is scanned.
 #[derive(Clone, Debug)]
@@ -23,6 +35,7 @@ struct Range {
     start: Bytes,
     end: Option<Bytes>,
     limit: usize,
+    open: OpenOnes,
 }
 
 /// Pages of several drives, merged: by name, the view of each slot that showed the key.
@@ -40,7 +53,7 @@ impl SetHandle {
     ///
     /// # Errors
     /// [`StoreError::BelowQuorum`] when fewer than R drives that count answer.
-    #[tracing::instrument(level = "debug", skip_all, fields(set = %self.index(), ?space))]
+    #[tracing::instrument(name = "set.scan", target = "holdfast_trace", skip_all, fields(set = %self.index(), ?space))]
     pub async fn scan(
         &self,
         scope: BucketStamp,
@@ -49,7 +62,23 @@ impl SetHandle {
         end: Option<Bytes>,
         limit: usize,
     ) -> Result<ScanResult, StoreError> {
-        let range = Range { scope, space, start, end, limit: limit.max(1) };
+        let deleting = scope.phase == BucketPhase::Deleting;
+        let open = if deleting { OpenOnes::Leave } else { OpenOnes::Resolve };
+        self.scan_with(scope, space, (start, end), limit, open).await
+    }
+
+    /// As [`Self::scan`] over the names from the first of `names` up to the second, with a say in what
+    /// is done about open entries.
+    pub(crate) async fn scan_with(
+        &self,
+        scope: BucketStamp,
+        space: Keyspace,
+        names: (Bytes, Option<Bytes>),
+        limit: usize,
+        open: OpenOnes,
+    ) -> Result<ScanResult, StoreError> {
+        let (start, end) = names;
+        let range = Range { scope, space, start, end, limit: limit.max(1), open };
         let pages = self.shared.pages(&range).await?;
         let asked: Vec<(usize, bool)> =
             pages.iter().map(|(slot, page)| (*slot, page.counts)).collect();
@@ -57,7 +86,7 @@ impl SetHandle {
         let mut entries = Vec::with_capacity(merged.keys.len());
         for (name, views) in merged.keys {
             let key = RegisterKey { space, bucket: scope.id, name };
-            if let Some(candidate) = self.shared.judge_scanned(scope, &key, views, &asked).await? {
+            if let Some(candidate) = self.shared.judge_scanned(&range, &key, views, &asked).await? {
                 entries.push((key, candidate));
             }
         }
@@ -68,7 +97,10 @@ impl SetHandle {
 impl SetShared {
     /// Pages of at least R drives that count.
     async fn pages(self: &Arc<Self>, range: &Range) -> Result<Vec<(usize, ScanPage)>, StoreError> {
-        let order = self.slots_nearest();
+        let mut order = self.slots_nearest();
+        if let OpenOnes::Frozen(frozen) = &range.open {
+            order.retain(|slot| frozen.slots.has(*slot as u8));
+        }
         let need = usize::from(self.quorum.read());
         let (first, rest) = order.split_at(order.len().min(need));
         let mut pages = Vec::new();
@@ -109,7 +141,7 @@ impl SetShared {
     /// The key's latest version by what the pages showed, or by asking anew when that is not enough.
     async fn judge_scanned(
         self: &Arc<Self>,
-        scope: BucketStamp,
+        range: &Range,
         key: &RegisterKey,
         mut views: BTreeMap<usize, KeyView>,
         asked: &[(usize, bool)],
@@ -126,13 +158,14 @@ impl SetShared {
         }
         let shown = match judge_latest(self.quorum, &answers) {
             Judgement::Found(candidate) if candidate.verdict == Verdict::Open => {
-                let resolves = scope.phase != BucketPhase::Deleting;
+                let route = match &range.open {
+                    OpenOnes::Leave => return Ok(Some(candidate)),
+                    OpenOnes::Resolve => route,
+                    OpenOnes::Frozen(frozen) => route.of_completion(frozen),
+                };
+                let scope = range.scope;
                 let question = Question { scope, route, version: None, inline: false };
-                if resolves {
-                    self.look(&question).await?.map(|found| found.candidate)
-                } else {
-                    Some(candidate)
-                }
+                self.look(&question).await?.map(|found| found.candidate)
             }
             Judgement::Found(candidate) => Some(candidate),
             Judgement::Absent => None,

@@ -5,19 +5,28 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use holdfast_drive::{
-    api::{DriveError, DriveRequest, DriveResult, Scope},
+    api::{DriveError, DriveRequest, DriveResult, Guard, Scope},
     node::Node,
 };
 use holdfast_placement::{Layout, SetLayout};
+use holdfast_register::HolderMask;
 use holdfast_types::{
-    Ballot, BallotClock, BucketStamp, DriveId, Geometry, HybridTime, NodeIndex, Quorum,
-    RegisterKey, SetEpoch, SetIndex, limits,
+    Ballot, BallotClock, BucketStamp, DriveId, Geometry, HybridTime, Keyspace, NodeIndex,
+    OperationId, Quorum, RegisterKey, SetEpoch, SetIndex,
+    codec::CodecError,
+    limits,
     seam::{Clock, Random},
 };
+use tokio::sync::Semaphore;
 
 use crate::{
-    actor::Mail, admission::Admission, error::StoreError, health::Health, knobs::Knobs,
+    actor::Mail,
+    admission::Admission,
+    error::StoreError,
+    health::Health,
+    knobs::Knobs,
     members::Members,
+    upload_record::{self, UploadPhase},
 };
 
 /// One drive's place in a set.
@@ -46,6 +55,8 @@ pub(crate) struct SetShared {
     pub(crate) health: Health,
     pub(crate) admission: Arc<Admission>,
     pub(crate) mail: Mail,
+    /// One for each report of a shard that could not be read.
+    pub(crate) reports: Arc<Semaphore>,
 }
 
 /// The way to one set.
@@ -54,15 +65,64 @@ pub struct SetHandle {
     pub(crate) shared: Arc<SetShared>,
 }
 
-/// Where the shards of one key live.
+/// Where the shards of one key live, and under which condition drives accept anything for it.
 #[derive(Clone, Debug)]
 pub(crate) struct Route {
     pub(crate) key: RegisterKey,
     /// By shard index: the slot.
     pub(crate) slots: Arc<[usize]>,
+    /// What every Accept on this route is conditional on, whoever sends it and whatever it carries: a
+    /// part is changed, adoptions included, only in the phase of its upload that allows it
+    /// (INV-UPLOAD-1, ADR 0005). `None` for all other keys.
+    guard: Option<Guard>,
+    /// An operation known to be chosen: accepting it again changes nothing, so no guard binds it.
+    chosen: Option<OperationId>,
+    /// The slots that are asked at all; every one when `None`.
+    heard: Option<HolderMask>,
+}
+
+/// What a completion has frozen of its upload: the drives whose word on its parts is final, and the
+/// condition under which it may change them.
+#[derive(Clone, Debug)]
+pub(crate) struct Frozen {
+    pub(crate) guard: Guard,
+    /// By slot.
+    pub(crate) slots: HolderMask,
 }
 
 impl Route {
+    /// The condition for an Accept of an operation.
+    pub(crate) fn guard_of(&self, operation: OperationId) -> Option<Guard> {
+        self.guard.clone().filter(|_| self.chosen != Some(operation))
+    }
+
+    /// Whether Accepts are conditional.
+    pub(crate) const fn is_guarded(&self) -> bool {
+        self.guard.is_some()
+    }
+
+    /// The same for the completion that has frozen the key's upload: it alone may change parts, and it
+    /// hears only drives that let nobody else do so. One that missed the freeze may take a part that
+    /// others took before it, and so make it chosen after it was judged (ADR 0005).
+    pub(crate) fn of_completion(self, frozen: &Frozen) -> Self {
+        Self { guard: Some(frozen.guard.clone()), heard: Some(frozen.slots), ..self }
+    }
+
+    /// Whether the drive in a slot is asked.
+    pub(crate) fn hears(&self, slot: usize) -> bool {
+        self.heard.is_none_or(|slots| slots.has(slot as u8))
+    }
+
+    /// The same without a condition: for who frees a part of a finished upload.
+    pub(crate) fn unguarded(self) -> Self {
+        Self { guard: None, ..self }
+    }
+
+    /// The same with an operation excepted that was chosen: for who heals or rebuilds.
+    pub(crate) fn excepting(self, chosen: OperationId) -> Self {
+        Self { chosen: Some(chosen), ..self }
+    }
+
     /// The shard index that a slot holds.
     pub(crate) fn shard_of(&self, slot: usize) -> u8 {
         let found = self.slots.iter().position(|s| *s == slot);
@@ -131,14 +191,20 @@ impl SetShared {
         let order =
             order.map_err(|e| StoreError::Internal { message: format!("place key: {e}") })?;
         assert_eq!(order.len(), usize::from(self.n()), "an order names every slot");
-        Ok(Route { key: key.clone(), slots: order.into() })
+        let guard = part_guard(key)
+            .map_err(|e| StoreError::Internal { message: format!("guard {key:?}: {e}") })?;
+        Ok(Route { key: key.clone(), slots: order.into(), guard, chosen: None, heard: None })
     }
 
     /// Shards whose drives are believed to be up.
     pub(crate) fn up(&self, route: &Route) -> Vec<u8> {
-        (0..self.n())
-            .filter(|shard| !self.health.is_down(route.slots[usize::from(*shard)]))
-            .collect()
+        let up = |shard: &u8| !self.health.is_down(route.slots[usize::from(*shard)]);
+        self.asked(route).filter(up).collect()
+    }
+
+    /// Shards whose drives are asked on a route.
+    pub(crate) fn asked<'a>(&self, route: &'a Route) -> impl Iterator<Item = u8> + use<'a> {
+        (0..self.n()).filter(|shard| route.hears(route.slots[usize::from(*shard)]))
     }
 
     /// The width of a new version of `size` bytes as the set stands now.
@@ -185,6 +251,16 @@ impl SetShared {
         }
         Err(self.below_quorum(self.quorum.write(), up, &[]))
     }
+}
+
+/// The condition for changing a part as long as nobody completes its upload: it is open.
+fn part_guard(key: &RegisterKey) -> Result<Option<Guard>, CodecError> {
+    if key.space != Keyspace::Part {
+        return Ok(None);
+    }
+    let (object, upload, _) = key.upload_parts()?;
+    let register = RegisterKey::upload(key.bucket, &object, upload);
+    Ok(Some(upload_record::guard(register, UploadPhase::Open)))
 }
 
 /// Requests to shards of one key, to be sent with one message a node.

@@ -21,13 +21,16 @@ use holdfast_drive::{
 };
 use holdfast_erasure::{decode_stripe, open_block};
 use holdfast_register::{Candidate, Refusal};
-use holdfast_types::{BucketStamp, ErrorClass, Geometry, OperationId, RegisterKey, ShardIndex};
+use holdfast_types::{
+    BucketStamp, ErrorClass, Geometry, OperationId, RegisterKey, ShardIndex, VersionId,
+};
 use tokio::sync::mpsc;
 
 use crate::{
     admission::Permit,
     api::ByteStream,
     error::StoreError,
+    report::{Suspected, tells_of_rot},
     set::{Route, SetHandle, SetShared, describe},
     task,
 };
@@ -168,6 +171,7 @@ impl Reader {
             set: self.set.clone(),
             route: self.route.clone(),
             scope: self.scope,
+            version: self.candidate.version,
             operation: piece.operation,
             geometry: piece.geometry,
             last: (piece.range.end - 1) / piece.geometry.stripe_bytes(),
@@ -208,10 +212,22 @@ pub(crate) struct Target {
     pub(crate) set: Arc<SetShared>,
     pub(crate) route: Route,
     pub(crate) scope: BucketStamp,
+    /// The register that names the bytes.
+    pub(crate) version: VersionId,
     pub(crate) operation: OperationId,
     pub(crate) geometry: Geometry,
     /// The last stripe wanted.
     pub(crate) last: u64,
+}
+
+impl Target {
+    /// Takes note that a shard could not be read: its drive is told, when it may be the shard's fault.
+    pub(crate) fn unreadable(&self, shard: u8, error: &DriveError) {
+        if tells_of_rot(error) {
+            let (version, operation) = (self.version, self.operation);
+            self.set.report(self.scope, &self.route, Suspected { version, operation, shard });
+        }
+    }
 }
 
 /// One shard's stream of blocks.
@@ -306,6 +322,7 @@ impl BodyReader {
                     set = %self.target.set.index, drive = %self.target.set.place(slot), shard,
                     operation = %self.target.operation, %error, "shard not read"
                 );
+                self.target.unreadable(shard, &error);
                 self.target.set.learn(slot, &Err(error.clone()), took);
                 self.failures.push((slot, describe(&error)));
                 false

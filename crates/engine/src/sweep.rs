@@ -10,8 +10,8 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 use holdfast_register::{HolderMask, Judgement, Verdict};
 use holdfast_types::{
-    BucketPhase, BucketStamp, EntryKind, Keyspace, NodeIndex, OperationId, RegisterKey, VersionId,
-    limits,
+    BucketPhase, BucketStamp, EntryKind, Keyspace, NodeIndex, OperationId, PartRef, RegisterKey,
+    VersionId,
 };
 
 use crate::{
@@ -20,6 +20,7 @@ use crate::{
     draft::Draft,
     engine::Engine,
     error::StoreError,
+    scan::OpenOnes,
     set::SetHandle,
     task,
     upload_record::{UploadPhase, UploadState},
@@ -64,29 +65,30 @@ impl SetHandle {
         if state.is_some_and(|state| state.phase != UploadPhase::Completed) {
             return Ok(false);
         }
-        let parts = self.found_parts(at, 0, limits::PARTS_MAX).await?;
+        let held = self.numbers_held(at).await?;
         let named = self.named_by_object(at).await?;
-        let (kept, loose): (Vec<_>, Vec<_>) =
-            parts.into_iter().partition(|part| named.names(part.candidate.entry.operation));
-        let mut free: Vec<u16> = loose.iter().map(|part| part.number).collect();
-        let wait = if named.everywhere {
-            let numbers: Vec<u16> = kept.iter().map(|part| part.number).collect();
-            let whole = stream::iter(numbers).map(|number| self.is_everywhere(at, number));
-            let checked: Vec<Option<u16>> =
-                cork::gathered(whole.buffer_unordered(PARTS_AT_ONCE).collect()).await;
-            free.extend(checked.iter().flatten());
-            checked.iter().any(Option::is_none)
-        } else {
-            !kept.is_empty()
-        };
+        // By number: the remains of another operation may head the register of the part that is named,
+        // and a tombstone over them would take that along (ADR 0005).
+        let (kept, mut free): (Vec<u16>, Vec<u16>) =
+            held.into_iter().partition(|number| named.operation_of(*number).is_some());
+        let wanted: Vec<(u16, Option<OperationId>)> =
+            kept.iter().map(|number| (*number, named.operation_of(*number))).collect();
+        let wanted = if named.everywhere { wanted } else { Vec::new() };
+        let whole =
+            stream::iter(wanted).map(|(number, named)| self.is_everywhere(at, number, named));
+        let whole: Vec<Option<u16>> =
+            cork::gathered(whole.buffer_unordered(PARTS_AT_ONCE).collect()).await;
+        let whole: Vec<u16> = whole.into_iter().flatten().collect();
+        let is_done = whole.len() == kept.len();
+        free.extend(whole);
         self.free_parts(at, free).await;
-        Ok(!wait)
+        Ok(is_done)
     }
 
     /// What the object's key holds now, by the word of all drives.
     async fn named_by_object(&self, at: &UploadAt) -> Result<Named, StoreError> {
         let found = match self.judged_by_all(at.stamp, &at.object()).await? {
-            Judgement::Absent => return Ok(Named { operations: Vec::new(), everywhere: true }),
+            Judgement::Absent => return Ok(Named { parts: Vec::new(), everywhere: true }),
             // What an open write would replace may still be the object.
             Judgement::Found(found) if found.verdict == Verdict::Open => {
                 let message = "free parts: the object is being written".to_owned();
@@ -98,31 +100,40 @@ impl SetHandle {
             }
         };
         let all = HolderMask::full(self.shared.n());
-        let operations = found.entry.parts.iter().map(|part| part.operation).collect();
-        Ok(Named { operations, everywhere: found.holders == all })
+        Ok(Named { parts: found.entry.parts, everywhere: found.holders == all })
     }
 
-    /// The part's number, when every drive holds its shard.
-    async fn is_everywhere(&self, at: &UploadAt, number: u16) -> Option<u16> {
+    /// The part's number, when its value is `operation` and every drive holds its shard.
+    async fn is_everywhere(
+        &self,
+        at: &UploadAt,
+        number: u16,
+        operation: Option<OperationId>,
+    ) -> Option<u16> {
         let judged = self.judged_by_all(at.stamp, &at.part(number)).await;
         let all = HolderMask::full(self.shared.n());
-        let whole = matches!(judged, Ok(Judgement::Found(found)) if found.shards == all);
+        let whole = matches!(judged, Ok(Judgement::Found(found))
+            if found.shards == all && Some(found.entry.operation) == operation);
         whole.then_some(number)
     }
 
     /// Gives the registers of parts back; their bytes go with the last entry that names them. What
     /// fails is found by the next sweep.
     pub(crate) async fn free_parts(&self, at: &UploadAt, numbers: Vec<u16>) {
-        let free = |number: u16| {
-            let draft = Draft::tombstone(OperationId::draw(self.shared.random.as_ref()));
-            self.write(at.stamp, at.part(number), VersionId::NULL, draft)
-        };
+        let free = |number| self.free_part(at, number);
         let freeing = stream::iter(numbers).map(free).buffer_unordered(PARTS_AT_ONCE);
         let failed = freeing.filter(|outcome| ready(outcome.is_err()));
         let failed = cork::gathered(failed.count()).await;
         if failed > 0 {
             tracing::info!(upload = %at.upload, failed, "parts of a finished upload are left over");
         }
+    }
+
+    async fn free_part(&self, at: &UploadAt, number: u16) -> Result<(), StoreError> {
+        let draft = Draft::tombstone(OperationId::draw(self.shared.random.as_ref()));
+        // The upload is over: its phase allows changes to nobody else.
+        let route = self.shared.route(&at.part(number))?.unguarded();
+        self.write_on(at.stamp, &route, VersionId::NULL, draft).await.map(|_| ())
     }
 }
 
@@ -144,14 +155,14 @@ pub(crate) fn start(engine: Weak<Engine>, node: NodeIndex, nodes: usize) {
 
 /// The parts that an object is made of.
 struct Named {
-    operations: Vec<OperationId>,
+    parts: Vec<PartRef>,
     /// Whether every drive holds the object's entry.
     everywhere: bool,
 }
 
 impl Named {
-    fn names(&self, operation: OperationId) -> bool {
-        self.operations.contains(&operation)
+    fn operation_of(&self, number: u16) -> Option<OperationId> {
+        self.parts.iter().find(|part| part.number == number).map(|part| part.operation)
     }
 }
 
@@ -184,7 +195,9 @@ impl Engine {
                 let mut start = Some(Bytes::new());
                 let mut last = None;
                 while let Some(from) = start {
-                    let page = set.scan(stamp, space, from, None, SWEEP_NAMES).await?;
+                    let names = (from, None);
+                    let page =
+                        set.scan_with(stamp, space, names, SWEEP_NAMES, OpenOnes::Leave).await?;
                     for (register, _) in page.entries {
                         let split = register.upload_parts().map_err(|e| damaged(&register, &e))?;
                         let at = UploadAt::new(stamp, &split.0, split.1);

@@ -4,6 +4,7 @@ use std::{future::Future, time::Duration};
 
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::time::Instant;
+use tracing::Instrument;
 
 /// The time `wait` from now, on the runtime's clock.
 pub(crate) fn after(wait: Duration) -> Instant {
@@ -17,7 +18,7 @@ pub(crate) fn until(at: Instant) -> Duration {
 
 /// Runs `future` on the runtime, its outcome unheeded.
 pub(crate) fn detach(future: impl Future<Output = ()> + Send + 'static) {
-    tokio::spawn(future);
+    tokio::spawn(future.in_current_span());
 }
 
 /// Runs CPU-bound `work` off the runtime's workers.

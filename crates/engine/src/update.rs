@@ -26,7 +26,7 @@ impl SetHandle {
     /// # Errors
     /// What `decide` answers; [`StoreError::BelowQuorum`] when nothing was written,
     /// [`StoreError::Unknown`], [`StoreError::ConditionalConflict`] when others won too often.
-    #[tracing::instrument(level = "debug", skip_all, fields(set = %self.index(), ?key))]
+    #[tracing::instrument(name = "set.update", target = "holdfast_trace", skip_all, fields(set = %self.index(), ?key))]
     pub async fn update<T: Send>(
         &self,
         scope: BucketStamp,

@@ -1,8 +1,8 @@
 //! Multipart uploads up to their completion: creating, parts, aborting (PROTOCOL.md section 7).
 //!
 //! An upload and each of its parts are registers of their own in the object's set. A part is accepted
-//! by a drive only while its own copy of the upload's register is open (INV-UPLOAD-1), so no part is
-//! acknowledged once W drives have frozen or forgotten the upload.
+//! by a drive only while its own copy of the upload's register is open (INV-UPLOAD-1): what R drives that
+//! have frozen or forgotten the upload do not show can never be acknowledged any more.
 
 use std::time::Duration;
 
@@ -22,8 +22,9 @@ use crate::{
     error::StoreError,
     list_merge::prefix_end,
     meta::PartMeta,
+    scan::OpenOnes,
     set::SetHandle,
-    upload_record::{UploadPhase, UploadRecord, UploadState, guard},
+    upload_record::{UploadPhase, UploadRecord, UploadState},
 };
 
 /// How often a request that meets a completion under way looks for its outcome.
@@ -179,9 +180,7 @@ impl Engine {
             return Err(StoreError::EntityTooLarge);
         }
         let record = self.part_record(&put, &received);
-        let draft = Draft::record(operation, record.to_bytes())
-            .with_data(received.data)
-            .with_guard(guard(at.register(), UploadPhase::Open));
+        let draft = Draft::record(operation, record.to_bytes()).with_data(received.data);
         let id = at.stamp.id;
         let work = |stamp: BucketStamp| {
             let (at, draft) = (UploadAt { stamp, ..at.clone() }, draft.clone());
@@ -237,9 +236,15 @@ impl Engine {
         let limit = limit.min(limits::PAGE_KEYS_MAX);
         let work = |stamp| async move {
             let at = UploadAt::new(stamp, key, upload);
-            let state = self.visible_upload(at.clone()).await?;
             let set = self.set_for(&at.register());
-            Ok((state, set.found_parts(&at, after, limit + 1).await?))
+            loop {
+                let state = self.visible_upload(at.clone()).await?;
+                match set.found_parts(&at, after, limit + 1, &OpenOnes::Resolve).await {
+                    // What is open among the parts is its to judge, as long as a completion is under way.
+                    Err(StoreError::NoSuchUpload) => self.settled_upload(&at).await?,
+                    found => return Ok((state, found?)),
+                };
+            }
         };
         let (state, mut found) = self.with_bucket(bucket, work).await?;
         let truncated = limit > 0 && found.len() > limit;
@@ -282,8 +287,8 @@ impl Engine {
             }
             self.settled_upload(&at).await?;
         }
-        let parts = set.found_parts(&at, 0, limits::PARTS_MAX).await?;
-        set.free_parts(&at, parts.iter().map(|part| part.number).collect()).await;
+        let numbers = set.numbers_held(&at).await?;
+        set.free_parts(&at, numbers).await;
         Ok(())
     }
 }
@@ -295,19 +300,35 @@ impl SetHandle {
         at: &UploadAt,
         after: u16,
         limit: usize,
+        open: &OpenOnes,
     ) -> Result<Vec<FoundPart>, StoreError> {
+        let entries = self.part_registers(at, after, limit, open).await?;
+        let puts = entries.into_iter().filter(|(_, found)| found.entry.kind == EntryKind::Put);
+        puts.map(|(register, candidate)| found_part(&register, candidate)).collect()
+    }
+
+    /// The numbers of all parts of which anything is left, resolved or not: for who frees them.
+    pub(crate) async fn numbers_held(&self, at: &UploadAt) -> Result<Vec<u16>, StoreError> {
+        let left = self.part_registers(at, 0, limits::PARTS_MAX, &OpenOnes::Leave).await?;
+        left.iter().map(|(register, _)| number_of(register)).collect()
+    }
+
+    async fn part_registers(
+        &self,
+        at: &UploadAt,
+        after: u16,
+        limit: usize,
+        open: &OpenOnes,
+    ) -> Result<Vec<(RegisterKey, Candidate)>, StoreError> {
         let first = at.part(after.saturating_add(1)).name;
         let end = prefix_end(&at.register().name).map(Bytes::from);
         let mut start = Some(first);
         let mut parts = Vec::new();
         while let Some(from) = start.take().filter(|_| parts.len() < limit) {
             let wanted = (limit - parts.len()).min(limits::PAGE_KEYS_MAX);
-            let page = self.scan(at.stamp, Keyspace::Part, from, end.clone(), wanted).await?;
-            for (register, candidate) in page.entries {
-                if candidate.entry.kind == EntryKind::Put {
-                    parts.push(found_part(&register, candidate)?);
-                }
-            }
+            let (names, open) = ((from, end.clone()), open.clone());
+            let page = self.scan_with(at.stamp, Keyspace::Part, names, wanted, open).await?;
+            parts.extend(page.entries);
             start = page.next;
         }
         Ok(parts)
@@ -315,11 +336,15 @@ impl SetHandle {
 }
 
 fn found_part(register: &RegisterKey, candidate: Candidate) -> Result<FoundPart, StoreError> {
-    let (_, _, number) = register.upload_parts().map_err(|e| damaged(register, &e))?;
-    let number = number.ok_or_else(|| damaged(register, &CodecError::Unknown("part number")))?;
+    let number = number_of(register)?;
     let record =
         PartRecord::from_bytes(&candidate.entry.metadata).map_err(|e| damaged(register, &e))?;
     Ok(FoundPart { number, record, candidate })
+}
+
+fn number_of(register: &RegisterKey) -> Result<u16, StoreError> {
+    let (_, _, number) = register.upload_parts().map_err(|e| damaged(register, &e))?;
+    number.ok_or_else(|| damaged(register, &CodecError::Unknown("part number")))
 }
 
 /// S3: part numbers are 1 to 10,000.

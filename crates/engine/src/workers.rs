@@ -163,7 +163,11 @@ impl Engine {
                     let full = page.len() == PAGE as usize;
                     for chore in page {
                         let new = seen.insert((chore.key.clone(), chore.version));
-                        if new && (sweep || self.is_mine(job, set, &chore, node)) {
+                        let mine = || {
+                            is_of_slot(job, set, &chore, slot)
+                                || self.is_mine(job, set, &chore, node)
+                        };
+                        if new && (sweep || mine()) {
                             self.do_one(job, set, &chore, &mut stamps, &mut pass).await;
                         }
                     }
@@ -252,6 +256,13 @@ impl Engine {
             }
         }
     }
+}
+
+/// Whether the chore is about the shard of the very drive that lists it: it found that it lacks it, and
+/// no other drive may know.
+fn is_of_slot(job: Job, set: &SetHandle, chore: &Chore, slot: usize) -> bool {
+    let route = (job == Job::Heal).then(|| set.shared.route(&chore.key)).and_then(Result::ok);
+    route.is_some_and(|route| chore.missing.has(route.shard_of(slot)))
 }
 
 /// The stamp under which a chore's requests go out. A worker knows keys, not buckets: it begins below

@@ -10,7 +10,7 @@ use crate::{
     draft::Draft,
     error::StoreError,
     members::SET_CHANGES_MAX,
-    set::SetHandle,
+    set::{Route, SetHandle},
     staged::Staged,
 };
 
@@ -25,7 +25,7 @@ impl SetHandle {
     /// # Errors
     /// [`StoreError::BelowQuorum`] when too few drives are there and nothing was written,
     /// [`StoreError::Unknown`] when the outcome cannot be known.
-    #[tracing::instrument(level = "debug", skip_all, fields(set = %self.index(), ?key))]
+    #[tracing::instrument(name = "set.write", target = "holdfast_trace", skip_all, fields(set = %self.index(), ?key))]
     pub async fn write(
         &self,
         scope: BucketStamp,
@@ -33,17 +33,28 @@ impl SetHandle {
         version: VersionId,
         draft: Draft,
     ) -> Result<Ballot, StoreError> {
+        let route = self.shared.route(&key)?;
+        self.write_on(scope, &route, version, draft).await
+    }
+
+    /// As [`Self::write`], on a route that the caller knows.
+    pub(crate) async fn write_on(
+        &self,
+        scope: BucketStamp,
+        route: &Route,
+        version: VersionId,
+        draft: Draft,
+    ) -> Result<Ballot, StoreError> {
         let set = &self.shared;
-        let route = set.route(&key)?;
         let (mut shapes, mut changes) = (0, 0);
         loop {
             set.check_writable()?;
             shapes += 1;
-            let staged = Arc::new(Staged::new(set, scope, &route, draft.clone()).await?);
-            let drives = set.drives(&route);
+            let staged = Arc::new(Staged::new(set, scope, route, draft.clone()).await?);
+            let drives = set.drives(route);
             let own = staged.own(drives.up);
             let machine = Blind::new(drives, version, staged.entry(Ballot::ZERO), own);
-            let talk = Conversation::new(set, scope, &route, machine);
+            let talk = Conversation::new(set, scope, route, machine);
             let mut talk = talk.staged(staged.clone());
             let first = talk.machine.start();
             let Pause::Done(outcome) = talk.run(first).await else {

@@ -12,6 +12,7 @@ use holdfast_types::{Ballot, Entry, EntryKind, Geometry, OperationId, VersionId}
 
 use crate::{
     command::{Command, Drives, Reply},
+    decide::Refusal,
     judge::Candidate,
     round::{AcceptRound, Tail, adopt},
     state::HolderMask,
@@ -91,6 +92,11 @@ impl Adopting {
     /// Drives that accepted, with or without their shard, and those that have it.
     pub fn holders(&self) -> (HolderMask, HolderMask) {
         (self.round.accepted, self.round.whole)
+    }
+
+    /// Why nobody accepted, when that is no ballot's doing.
+    pub fn refusal(&self) -> Option<Refusal> {
+        self.round.refusal.filter(|_| self.round.accepted.is_empty())
     }
 
     /// Whether replies are still out.

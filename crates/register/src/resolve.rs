@@ -194,7 +194,11 @@ impl Resolve {
             }
             Progress::Refused(winner) => self.ask_ballot(winner),
             Progress::Short(TooFew { need, have }) => {
-                self.end(adopting.given_up(), Err(Failure::Unavailable { need, have }))
+                let failure = match adopting.refusal() {
+                    Some(refusal) => Failure::Refused(refusal),
+                    None => Failure::Unavailable { need, have },
+                };
+                self.end(adopting.given_up(), Err(failure))
             }
             Progress::Wait => self.go_on(adopting, Step::Wait),
             Progress::Grace => self.go_on(adopting, Step::Grace),

@@ -68,6 +68,10 @@ pub struct SetView {
     pub drives: u32,
     /// How many of them serve.
     pub drives_serving: u32,
+    /// How many of them are being rebuilt: they take writes and do not count yet.
+    pub drives_rebuilding: u32,
+    /// Its epoch: raised by every change of its drives.
+    pub epoch: u64,
     /// How many more drives may fail while writes go on; `None` when they do not now.
     pub write_failures_left: Option<u32>,
     /// How many more drives may fail while reads go on; `None` when they do not now.
@@ -167,6 +171,40 @@ impl RebuildView {
         self.seconds_left =
             known.then(|| (spent * left / u128::from(self.seen.max(1)) / 1_000_000) as u64);
     }
+}
+
+/// What brings a node's drives back to full width.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HealView {
+    /// The node's URL.
+    pub node: String,
+    /// Whether rebuilding is held.
+    pub paused: bool,
+    /// Bytes a second that rebuilding may bring; 0: as fast as it goes.
+    pub bytes_per_second: u64,
+    /// Rebuilds of its drives since it was started.
+    pub rebuilds: Vec<RebuildView>,
+    /// Its background workers.
+    pub workers: Vec<WorkerView>,
+    /// Why the node said nothing; empty when it did.
+    pub error: String,
+}
+
+/// A background worker.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WorkerView {
+    /// `resolver`, `healer` or `purger`.
+    pub name: String,
+    /// `busy`, `throttled` or `idle`.
+    pub doing: String,
+    /// Items worked off since the start.
+    pub done: u64,
+    /// Items left for later in the last pass.
+    pub left: u64,
+    /// The last error; empty when the last pass had none.
+    pub error: String,
 }
 
 /// A version that lacks shards.

@@ -33,6 +33,17 @@ impl Client {
     /// Status and body of a signed request; 0 when there was no answer. A query is to be given as it is
     /// signed: names in order, everything encoded.
     pub fn request(&self, method: &str, path: &str, body: &[u8]) -> (u16, Vec<u8>) {
+        self.request_with(method, path, body, "")
+    }
+
+    /// The same with more headers, which are not signed: whole lines.
+    pub fn request_with(
+        &self,
+        method: &str,
+        path: &str,
+        body: &[u8],
+        more: &str,
+    ) -> (u16, Vec<u8>) {
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
         let (day, time) = (date(seconds), clock(seconds));
         let stamp = format!("{day}T{time}Z");
@@ -50,7 +61,7 @@ impl Client {
         }
         let signature = hex(&mac(&key, to_sign.as_bytes()));
         let head = format!(
-            "{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\
+            "{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n{more}\
              x-amz-content-sha256: {digest}\r\nx-amz-date: {stamp}\r\ncontent-length: {}\r\n\
              authorization: AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders={names}, \
              Signature={signature}\r\n\r\n",

@@ -8,3 +8,5 @@ mod node;
 mod refusals;
 mod single;
 mod tls;
+mod traces;
+mod unit;

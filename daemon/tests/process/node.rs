@@ -53,11 +53,17 @@ impl Node {
 
     /// With root's keys as [`crate::client::Client`] has them.
     pub fn start_with_keys(folder: &Path, port: u16, args: &[&str]) -> Self {
-        let env = [
+        Self::start_with_env(folder, port, args, &[])
+    }
+
+    /// The same with more environment.
+    pub fn start_with_env(folder: &Path, port: u16, args: &[&str], more: &[(&str, &str)]) -> Self {
+        let mut env = vec![
             ("HOLDFAST_ROOT_USER", USER),
             ("HOLDFAST_ROOT_PASSWORD", PASSWORD),
             ("HOLDFAST_CLUSTER_SECRET", "a secret of sixteen or more"),
         ];
+        env.extend(more);
         Self::start(folder, port, args, &env)
     }
 

@@ -13,6 +13,7 @@ use hdrhistogram::Histogram;
 use super::{
     client::{Client, OpError, Target, clients},
     content::Content,
+    mix::Mix,
 };
 
 /// The kinds of load.
@@ -29,6 +30,22 @@ pub enum Operation {
     List,
     /// Delete objects.
     Delete,
+    /// PUT, GET and HEAD at random, in the shares of --mix.
+    Mixed,
+}
+
+impl Operation {
+    /// Its name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Put => "put",
+            Self::Get => "get",
+            Self::Stat => "stat",
+            Self::List => "list",
+            Self::Delete => "delete",
+            Self::Mixed => "mixed",
+        }
+    }
 }
 
 /// The objects that a load is about.
@@ -71,12 +88,36 @@ pub struct Load {
     pub duration: Option<Duration>,
     /// Keys of one delete request; 1: DeleteObject.
     pub batch: u64,
+    /// Requests a second, each with a time at which it is due whether others are done or not (an open
+    /// loop); as fast as the workers can when `None`.
+    pub rate: Option<u32>,
+    /// Of a mixed run.
+    pub mix: Mix,
+}
+
+impl Load {
+    /// What request `number` does.
+    fn operation_of(&self, number: u64) -> Operation {
+        match self.operation {
+            Operation::Mixed => self.mix.of(number),
+            one => one,
+        }
+    }
+
+    /// When request `number` is due, from the beginning of the run.
+    fn due(&self, number: u64) -> Option<Duration> {
+        self.rate.map(|rate| Duration::from_secs_f64(number as f64 / f64::from(rate)))
+    }
 }
 
 /// What was seen.
 pub struct Seen {
-    /// Microseconds of each request that succeeded.
+    /// Microseconds of each request that succeeded, from when it was due in an open loop.
     pub latency: Histogram<u64>,
+    /// The same from when it was sent.
+    pub service: Histogram<u64>,
+    /// The operations of a mixed run, each by itself.
+    pub kinds: Vec<(Operation, Self)>,
     /// Requests that succeeded.
     pub operations: u64,
     /// Objects they were about: keys listed or deleted.
@@ -98,7 +139,8 @@ impl Default for Seen {
         let latency = Histogram::new_with_bounds(1, Self::MICROS_MAX, 3)
             .expect("1 to an hour in 3 significant digits is allowed");
         let (operations, objects, bytes, errors, corrupt) = (0, 0, 0, 0, 0);
-        Self { latency, operations, objects, bytes, errors, corrupt, samples: Vec::new() }
+        let (service, kinds, samples) = (latency.clone(), Vec::new(), Vec::new());
+        Self { latency, service, kinds, operations, objects, bytes, errors, corrupt, samples }
     }
 }
 
@@ -109,11 +151,24 @@ impl Seen {
     /// The longest latency told apart: no request outlives the client's patience of a minute.
     const MICROS_MAX: u64 = 3_600_000_000;
 
-    fn record(&mut self, took: Duration, objects: u64, bytes: u64) {
-        self.latency.saturating_record(took.as_micros().try_into().unwrap_or(u64::MAX));
+    /// A request that was due `late` before it was sent and then `took` so long.
+    fn record(&mut self, late: Duration, took: Duration, done: Done) {
+        let micros = |time: Duration| time.as_micros().try_into().unwrap_or(u64::MAX);
+        self.latency.saturating_record(micros(late + took));
+        self.service.saturating_record(micros(took));
         self.operations += 1;
-        self.objects += objects;
-        self.bytes += bytes;
+        self.objects += done.objects;
+        self.bytes += done.bytes;
+    }
+
+    /// What was seen of one kind of a mixed run.
+    fn kind(&mut self, operation: Operation) -> &mut Self {
+        let place = self.kinds.iter().position(|(kind, _)| *kind == operation);
+        let place = place.unwrap_or_else(|| {
+            self.kinds.push((operation, Self::default()));
+            self.kinds.len() - 1
+        });
+        &mut self.kinds[place].1
     }
 
     fn record_error(&mut self, error: &OpError) {
@@ -126,6 +181,10 @@ impl Seen {
 
     fn merge(&mut self, other: &Self) {
         self.latency.add(&other.latency).expect("both histograms have one range");
+        self.service.add(&other.service).expect("both histograms have one range");
+        for (operation, seen) in &other.kinds {
+            self.kind(*operation).merge(seen);
+        }
         self.operations += other.operations;
         self.objects += other.objects;
         self.bytes += other.bytes;
@@ -147,13 +206,15 @@ pub struct Progress {
 
 /// Runs a load to its end.
 pub async fn run(load: &Load, targets: &[Target], progress: &Arc<Progress>) -> Seen {
-    let deadline = load.duration.map(|duration| Instant::now() + duration);
+    let begin = Instant::now();
+    let deadline = load.duration.map(|duration| begin + duration);
     let mut workers = tokio::task::JoinSet::new();
     for client in clients(targets, load.concurrency) {
         let worker = Worker {
             load: load.clone(),
             client,
             progress: Arc::clone(progress),
+            begin,
             deadline,
             seen: Seen::default(),
         };
@@ -167,6 +228,7 @@ pub async fn run(load: &Load, targets: &[Target], progress: &Arc<Progress>) -> S
 }
 
 /// What one request was about.
+#[derive(Clone, Copy)]
 struct Done {
     objects: u64,
     bytes: u64,
@@ -176,6 +238,7 @@ struct Worker {
     load: Load,
     client: Client,
     progress: Arc<Progress>,
+    begin: Instant,
     deadline: Option<Instant>,
     seen: Seen,
 }
@@ -185,23 +248,24 @@ impl Worker {
         let mut listing = Listing::default();
         while self.deadline.is_none_or(|deadline| Instant::now() < deadline) {
             let number = self.progress.begun.fetch_add(1, Ordering::Relaxed);
-            let begin = Instant::now();
-            let done = match self.load.operation {
+            let due = self.load.due(number).map(|after| self.begin + after);
+            if due.is_some_and(|due| self.deadline.is_some_and(|deadline| due >= deadline)) {
+                break;
+            }
+            if let Some(due) = due {
+                tokio::time::sleep_until(due.into()).await;
+            }
+            let sent = Instant::now();
+            let operation = self.load.operation_of(number);
+            let done = match operation {
                 Operation::List => Some(self.list(&mut listing).await),
                 Operation::Delete => self.delete(number).await,
-                _ => self.one(number).await,
+                _ => self.one(number, operation).await,
             };
+            let late = due.map_or(Duration::ZERO, |due| sent.saturating_duration_since(due));
             match done {
                 None => break,
-                Some(Ok(done)) => {
-                    self.seen.record(begin.elapsed(), done.objects, done.bytes);
-                    self.progress.done.fetch_add(done.objects, Ordering::Relaxed);
-                }
-                Some(Err(error)) => {
-                    self.seen.record_error(&error);
-                    // A dead or overloaded server is not helped by a busy loop.
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
+                Some(done) => self.take(operation, late, sent.elapsed(), done).await,
             }
             if listing.finished && self.deadline.is_none() {
                 break;
@@ -210,24 +274,53 @@ impl Worker {
         self.seen
     }
 
+    /// Keeps what became of a request.
+    async fn take(
+        &mut self,
+        operation: Operation,
+        late: Duration,
+        took: Duration,
+        done: Result<Done, OpError>,
+    ) {
+        let mixed = self.load.operation == Operation::Mixed;
+        match done {
+            Ok(done) => {
+                self.seen.record(late, took, done);
+                if mixed {
+                    self.seen.kind(operation).record(late, took, done);
+                }
+                self.progress.done.fetch_add(done.objects, Ordering::Relaxed);
+            }
+            Err(error) => {
+                self.seen.record_error(&error);
+                if mixed {
+                    self.seen.kind(operation).record_error(&error);
+                }
+                // A dead or overloaded server is not helped by a busy loop.
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+
     /// PUT, GET or HEAD number `number`: each object once, or, for a duration, PUTs in turn and the
     /// others at random.
-    async fn one(&mut self, number: u64) -> Option<Result<Done, OpError>> {
+    async fn one(&mut self, number: u64, operation: Operation) -> Option<Result<Done, OpError>> {
         let Objects { count, size, content, .. } = &self.load.objects;
         let (count, size) = (*count, *size);
         let i = match (self.deadline, self.load.operation) {
             (None, _) if number >= count => return None,
             (None, _) => number,
+            // Only a run of nothing but PUTs goes over all objects in turn.
             (Some(_), Operation::Put) => number % count,
             (Some(_), _) => scatter(number) % count,
         };
         let key = self.load.objects.key(i);
-        let done = match self.load.operation {
+        let done = match operation {
             Operation::Put => self.client.put(&key, content.of(&key, size)).await,
             Operation::Get => self.client.get(&key, content.of(&key, size)).await,
             _ => self.client.head(&key, size).await,
         };
-        let moves = self.load.operation != Operation::Stat;
+        let moves = operation != Operation::Stat;
         Some(done.map(|()| Done { objects: 1, bytes: if moves { size } else { 0 } }))
     }
 
@@ -301,61 +394,11 @@ impl Listing {
 }
 
 /// A number that looks random (the finalizer of `SplitMix64`): the same for every run.
-const fn scatter(number: u64) -> u64 {
+pub const fn scatter(number: u64) -> u64 {
     let z = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
-}
-
-/// Makes the bucket and, for everything but PUT, the objects that are not there yet. Gives how many
-/// objects there are under the prefix, and an error when that fails.
-pub async fn prepare(load: &Load, targets: &[Target]) -> Result<u64, OpError> {
-    let mut client = Client::new(targets[0].clone());
-    client.create_bucket().await?;
-    let objects = &load.objects;
-    if load.operation == Operation::Put {
-        return Ok(objects.count);
-    }
-    let mut there = std::collections::BTreeSet::new();
-    let mut token = None;
-    loop {
-        let page = client.list(&objects.prefix, token.as_deref()).await?;
-        there.extend(page.keys.iter().filter_map(|key| objects.number(key)));
-        token = page.next;
-        if token.is_none() {
-            break;
-        }
-    }
-    let last = there.last().map_or(0, |number| number + 1).max(objects.count);
-    let missing: Vec<u64> = (0..last).filter(|number| !there.contains(number)).collect();
-    fill(load, targets, missing).await?;
-    Ok(last)
-}
-
-/// Writes the objects with these numbers.
-async fn fill(load: &Load, targets: &[Target], missing: Vec<u64>) -> Result<(), OpError> {
-    let missing = Arc::new(std::sync::Mutex::new(missing));
-    let mut workers = tokio::task::JoinSet::new();
-    for mut client in clients(targets, load.concurrency) {
-        let (missing, objects) = (Arc::clone(&missing), load.objects.clone());
-        workers.spawn(async move {
-            while let Some(number) = take(&missing) {
-                let key = objects.key(number);
-                client.put(&key, objects.content.of(&key, objects.size)).await?;
-            }
-            Ok(())
-        });
-    }
-    while let Some(done) = workers.join_next().await {
-        done.expect("workers do not panic")?;
-    }
-    Ok(())
-}
-
-/// Takes one number off the list.
-fn take(numbers: &std::sync::Mutex<Vec<u64>>) -> Option<u64> {
-    numbers.lock().expect("no worker panics while it holds the lock").pop()
 }
 
 #[cfg(test)]
@@ -373,7 +416,8 @@ mod tests {
         let mut all = Seen::default();
         for millis in [1_u64, 20, 60_000] {
             let mut one = Seen::default();
-            one.record(Duration::from_millis(millis), 1, 10);
+            let half = Duration::from_micros(millis * 500);
+            one.record(half, half, Done { objects: 1, bytes: 10 });
             all.merge(&one);
         }
         let near = |quantile, millis: u64| {

@@ -1,12 +1,15 @@
-//! `testbed bench`: load with verified content, latencies to p99.9, the servers' CPU and memory.
+//! `testbed bench`: load with verified content, latencies to p99.99, the servers' CPU, memory and drive
+//! bytes.
 //!
 //! | module | holds |
 //! |---|---|
 //! | [`content`] | what objects hold, and its verification |
 //! | [`sign`], [`client`] | a small S3 client |
-//! | [`load`] | the workers |
-//! | [`servers`] | CPU and memory of the servers |
+//! | [`prepare`] | what is there before a run |
+//! | [`load`], [`mix`] | the workers, and what they do in a mixed run |
+//! | [`servers`], [`timeline`] | CPU, memory and drive bytes of the servers, in all and over time |
 //! | [`report`] | table and JSON |
+//! | [`compare`] | two files of reports as ratios |
 
 use std::{
     io::IsTerminal as _,
@@ -25,23 +28,54 @@ use self::{
     client::Target,
     content::Content,
     load::{Load, Objects, Operation, Progress},
+    mix::Mix,
     report::Report,
     servers::Servers,
     sign::Credentials,
+    timeline::Timeline,
     units::{parse_duration, parse_size, show_size},
 };
 use crate::cluster::Cluster;
 
 pub mod ask;
 pub mod client;
+mod compare;
 pub mod content;
 mod load;
+mod mix;
+mod prepare;
 mod report;
 mod servers;
 pub mod sign;
 #[cfg(test)]
 mod tests;
+mod timeline;
 mod units;
+
+/// Put load on a cluster, or compare what two loads gave.
+#[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Bench {
+    #[command(subcommand)]
+    other: Option<Other>,
+    #[command(flatten)]
+    load: Option<Args>,
+}
+
+#[derive(clap::Subcommand)]
+enum Other {
+    /// Compare two files of --json reports: B against A.
+    Compare(compare::Args),
+}
+
+/// Runs what was asked for.
+pub fn command(bench: &Bench) -> Result<ExitCode> {
+    match (&bench.other, &bench.load) {
+        (Some(Other::Compare(args)), _) => compare::run(args).map(|()| ExitCode::SUCCESS),
+        (None, Some(args)) => run(args),
+        (None, None) => bail!("say what to do, as in `testbed bench put --dir D`"),
+    }
+}
 
 /// Put load on a cluster. Exits with 1 when a request failed or an answer was wrong.
 #[derive(clap::Args)]
@@ -79,6 +113,16 @@ pub struct Args {
     /// Requests at a time.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=4096))]
     concurrency: u16,
+    /// Requests a second, each due at its time whether others are done or not (an open loop): latencies
+    /// count from then. As fast as --concurrency allows when not given.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    rate: Option<u32>,
+    /// Shares of a mixed run.
+    #[arg(long, default_value = "get=70,put=25,stat=5")]
+    mix: Mix,
+    /// How often the servers are looked at during the run.
+    #[arg(long, default_value = "1s", value_parser = parse_duration)]
+    interval: Duration,
     /// How long; once over all objects (for `list`: once by each worker) when not given.
     #[arg(long, value_parser = parse_duration)]
     duration: Option<Duration>,
@@ -100,7 +144,7 @@ pub struct Args {
 }
 
 /// Runs the load and prints the report.
-pub fn run(args: &Args) -> Result<ExitCode> {
+fn run(args: &Args) -> Result<ExitCode> {
     let runtime = tokio::runtime::Runtime::new()?;
     let report = runtime.block_on(measure(args))?;
     if args.json {
@@ -116,17 +160,22 @@ async fn measure(args: &Args) -> Result<Report> {
     let cluster = args.dir.as_deref().map(Cluster::load).transpose()?;
     let targets = targets(args, cluster.as_ref())?;
     let mut load = load_of(args);
-    let count = load::prepare(&load, &targets).await;
+    let count = prepare::prepare(&load, &targets).await;
     load.objects.count = count.context("prepare the bucket")?;
-    let servers = Servers::new(&pids(args, cluster.as_ref()));
+    let servers = Arc::new(Servers::new(&pids(args, cluster.as_ref())));
     let progress = Arc::new(Progress::default());
     let bar = bar_of(&load, &progress);
+    let timeline = Timeline::default();
+    let every = args.interval.max(Duration::from_millis(10));
+    let follow = (!servers.is_empty())
+        .then(|| timeline.follow(Arc::clone(&servers), Arc::clone(&progress), every));
     let (before, begin) = (servers.usage(), Instant::now());
     let seen = load::run(&load, &targets, &progress).await;
     let (took, after) = (begin.elapsed(), servers.usage());
     bar.abort();
+    follow.inspect(tokio::task::AbortHandle::abort);
     let cost = (!servers.is_empty()).then(|| servers.cost(before, after));
-    Ok(Report::new(&load, seen, took, cost))
+    Ok(Report::new(&load, seen, took, cost, timeline.points()))
 }
 
 fn load_of(args: &Args) -> Load {
@@ -141,6 +190,8 @@ fn load_of(args: &Args) -> Load {
         concurrency: args.concurrency.into(),
         duration: args.duration,
         batch: args.batch,
+        rate: args.rate,
+        mix: args.mix.clone(),
     }
 }
 

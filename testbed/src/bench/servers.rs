@@ -17,6 +17,8 @@ pub struct Usage {
     servers: u64,
     machine: u64,
     client: u64,
+    read: u64,
+    written: u64,
 }
 
 /// What a run cost.
@@ -28,6 +30,10 @@ pub struct Cost {
     pub machine_cpu_seconds: f64,
     /// CPU time of this client.
     pub client_cpu_seconds: f64,
+    /// What the servers had read from drives, in MiB.
+    pub read_mib: f64,
+    /// What the servers wrote to drives, in MiB: with 16 drives more than the objects' bytes.
+    pub written_mib: f64,
     /// Peak resident memory of each server during the run, in MiB.
     pub server_peak_mib: Vec<f64>,
     /// Servers that were not there any more at the end: their time is missing.
@@ -53,7 +59,11 @@ impl Servers {
     pub fn usage(&self) -> Usage {
         let stats = self.processes.iter().filter_map(Process::stat);
         let machine = fs::read_to_string("/proc/stat").unwrap_or_default();
+        let moved = self.processes.iter().filter(|process| process.is_alive());
+        let moved: Vec<(u64, u64)> = moved.filter_map(|process| drive_bytes(process.pid)).collect();
         Usage {
+            read: moved.iter().map(|(read, _)| read).sum(),
+            written: moved.iter().map(|(_, written)| written).sum(),
             servers: stats.map(|stat| stat.cpu_ticks).sum(),
             machine: machine_ticks(&machine).unwrap_or(0),
             client: Stat::of(std::process::id()).map_or(0, |stat| stat.cpu_ticks),
@@ -70,10 +80,34 @@ impl Servers {
             server_cpu_seconds: seconds(before.servers, after.servers),
             machine_cpu_seconds: (seconds(before.machine, after.machine) - client).max(0.0),
             client_cpu_seconds: client,
+            read_mib: mib(after.read.saturating_sub(before.read)),
+            written_mib: mib(after.written.saturating_sub(before.written)),
             server_peak_mib: alive().filter_map(|process| peak_mib(process.pid)).collect(),
             servers_gone: self.processes.len() - alive().count(),
         }
     }
+}
+
+impl Servers {
+    /// Resident memory of all servers now, in MiB.
+    pub fn resident_mib(&self) -> f64 {
+        let alive = self.processes.iter().filter(|process| process.is_alive());
+        alive.filter_map(|process| memory_mib(process.pid, "VmRSS:")).sum()
+    }
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+/// Bytes that a process had read from and written to block devices (man 5 proc_pid_io).
+fn drive_bytes(pid: u32) -> Option<(u64, u64)> {
+    parse_drive_bytes(&fs::read_to_string(format!("/proc/{pid}/io")).ok()?)
+}
+
+fn parse_drive_bytes(io: &str) -> Option<(u64, u64)> {
+    let field = |name| io.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    Some((field("read_bytes:")?, field("write_bytes:")?))
 }
 
 /// Busy ticks of all CPUs, from `/proc/stat` (man 5 proc_stat): user, nice, system, irq, softirq.
@@ -86,11 +120,15 @@ fn machine_ticks(text: &str) -> Option<u64> {
 
 /// `VmHWM` of a process.
 fn peak_mib(pid: u32) -> Option<f64> {
-    parse_peak_mib(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
+    memory_mib(pid, "VmHWM:")
 }
 
-fn parse_peak_mib(status: &str) -> Option<f64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+fn memory_mib(pid: u32, field: &str) -> Option<f64> {
+    parse_mib(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, field)
+}
+
+fn parse_mib(status: &str, field: &str) -> Option<f64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
     let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib / 1024.0)
 }
@@ -105,7 +143,11 @@ mod tests {
         let stat = "cpu  100 20 30 4000 50 6 7 8 9 0\ncpu0 1 2 3 4 5 6 7 8 9 0\n";
         assert_eq!(machine_ticks(stat), Some(163));
         assert_eq!(machine_ticks("cpu  1 2"), None);
-        assert_eq!(parse_peak_mib("Name:\tx\nVmHWM:\t    2048 kB\n"), Some(2.0));
+        assert_eq!(parse_mib("Name:\tx\nVmHWM:\t    2048 kB\n", "VmHWM:"), Some(2.0));
+        let io =
+            "rchar: 1\nwchar: 2\nread_bytes: 4096\nwrite_bytes: 8192\ncancelled_write_bytes: 0\n";
+        assert_eq!(parse_drive_bytes(io), Some((4096, 8192)));
+        assert_eq!(parse_drive_bytes("rchar: 1\n"), None);
     }
 
     /// Goal: time that a process burns is seen, and a pid that is not there does no harm. Method: burn

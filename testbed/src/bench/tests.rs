@@ -227,6 +227,59 @@ async fn a_duration_is_kept() {
     assert!((1.0..3.0).contains(&report.seconds), "{report}");
 }
 
+/// Goal: in an open loop a server that stalls shows in every request that was due meanwhile (coordinated
+/// omission), and not in the time from sending. Method: one worker, one slow answer of 300 ms among
+/// requests due every 10 ms.
+#[tokio::test]
+async fn a_stall_counts_for_all_that_were_due() {
+    let (store, endpoint) = store().await;
+    let rest = "stat --objects 5 --size 10 --rate 100 --duration 2s";
+    let stalled = tokio::spawn({
+        let store = Arc::clone(&store);
+        async move {
+            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+            std::thread::spawn(move || {
+                let _held = store.objects.lock().expect("lock");
+                std::thread::sleep(std::time::Duration::from_millis(300));
+            })
+        }
+    });
+    let mut args = args(&endpoint, rest);
+    args.concurrency = 1;
+    let report = measure(&args).await.expect("it runs");
+    stalled.await.expect("begun").join().expect("it stalls");
+    let service = report.service_ms.as_ref().expect("an open loop");
+    assert!((150..=200).contains(&report.operations), "{report}");
+    assert!(report.latency_ms.max >= 250.0 && report.latency_ms.p90 >= 50.0, "{report}");
+    assert!(service.p90 < 50.0 && service.max >= 250.0, "{report}");
+}
+
+/// Goal: a mixed run does everything in its shares and tells each apart; the servers are followed over
+/// time. Method: this process stands in for the server.
+#[tokio::test]
+async fn a_mixed_run_tells_its_operations_apart() {
+    let (_store, endpoint) = store().await;
+    let pid = std::process::id();
+    let rest = format!(
+        "mixed --objects 20 --size 100 --duration 1s --mix get=60,put=30,stat=10 --pids {pid} \
+         --interval 100ms"
+    );
+    let report = measure(&args(&endpoint, &rest)).await.expect("it runs");
+    assert!(report.is_good(), "{report}");
+    let share = |operation| {
+        let kind = report.kinds.iter().find(|kind| kind.operation == operation).expect("done");
+        kind.operations as f64 / report.operations as f64
+    };
+    use super::load::Operation::{Get, Put, Stat};
+    assert!((share(Get) - 0.6).abs() < 0.1 && (share(Put) - 0.3).abs() < 0.1, "{report}");
+    assert!(share(Stat) > 0.02 && report.mix.as_deref() == Some("get=60,put=30,stat=10"));
+    assert!((5..=11).contains(&report.timeline.len()), "{:?}", report.timeline);
+    let objects: u64 = report.timeline.iter().map(|point| point.objects).sum();
+    assert!(objects > 0 && objects <= report.objects_done);
+    assert!(report.timeline.iter().all(|point| point.server_mib > 1.0));
+    assert!(report.to_string().contains("p99.99"), "{report}");
+}
+
 /// Goal: nothing wrong goes unseen. Method: a flipped byte, a body cut short, a key left out of a
 /// list, 503; each is counted, as a wrong answer where it is one.
 #[tokio::test]

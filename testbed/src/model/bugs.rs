@@ -72,11 +72,13 @@ pub enum Bug {
     FreeNamedParts,
     /// The phase of an upload does not bind adoptions of its parts.
     AdoptionUnguarded,
+    /// A completion hears drives that have missed its freeze.
+    UnfrozenHeard,
 }
 
 impl Bug {
     /// All of them, with the name on the command line and what it breaks.
-    pub const ALL: [(Self, &'static str, &'static str); 27] = [
+    pub const ALL: [(Self, &'static str, &'static str); 28] = [
         (Self::EarlyAck, "early-ack", "success answered at W - 1 accepts"),
         (Self::ThinAck, "thin-ack", "success answered at A_v - 1 holders"),
         (Self::VolatilePromises, "volatile-promises", "promises are lost in a restart"),
@@ -104,6 +106,7 @@ impl Bug {
         (Self::NoRollBackSeal, "no-roll-back-seal", "a roll-back does not seal the object's key"),
         (Self::FreeNamedParts, "free-named-parts", "parts are freed before all drives hold them"),
         (Self::AdoptionUnguarded, "adoption-unguarded", "frozen parts are adopted by anybody"),
+        (Self::UnfrozenHeard, "unfrozen-heard", "a completion hears drives that missed its freeze"),
     ];
 
     /// The bug of a name.
@@ -131,7 +134,8 @@ impl Bug {
             | Self::NoFreeze
             | Self::NoRollBackSeal
             | Self::FreeNamedParts
-            | Self::AdoptionUnguarded => Part::Uploads,
+            | Self::AdoptionUnguarded
+            | Self::UnfrozenHeard => Part::Uploads,
             _ => Part::Register,
         }
     }

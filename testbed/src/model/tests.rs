@@ -30,6 +30,7 @@ fn every_planted_bug_is_found() {
         (Bug::NoFloor, 63_900),
         (Bug::SettledAcrossBallots, 13_540),
         (Bug::NoRollBackSeal, 4_060),
+        (Bug::UnfrozenHeard, 1_055_160),
     ];
     for (bug, name, _) in Bug::ALL {
         let known = slow.iter().find(|(slow, _)| *slow == bug).map_or(1, |(_, seed)| *seed);
@@ -45,6 +46,8 @@ fn seeds_that_broke_a_property_do_so_no_more() {
     let found = [
         // A write was read below a version since deleted, and then answered as the latest (ADR 0006).
         (Part::Register, 5_290_450),
+        // A part was chosen, by a drive that had missed the freeze, after it was judged (ADR 0005).
+        (Part::Uploads, 1_055_164),
     ];
     for (part, seed) in found {
         let report = run(part, seed, None, false);

@@ -65,6 +65,8 @@ pub struct Batch {
     pub items: Vec<(usize, DriveRequest, Completion)>,
     /// On the monotonic clock: requests met later than this are dropped, which answers them.
     pub deadline_micros: u64,
+    /// What they are traced under.
+    pub span: tracing::Span,
 }
 
 /// Opens a shard on the drive in a slot.
@@ -134,10 +136,12 @@ impl Handler<Batch> for DriveGroup {
             return;
         }
         let mut touched = Vec::new();
+        let _within = batch.span.enter();
         for (slot, request, done) in batch.items {
             // A completion that is dropped answers by itself.
             let Some(cell) = self.cell(slot) else { continue };
-            cell.borrow_mut().handle(request, batch.deadline_micros, done);
+            let (span, done) = traced(&request, done);
+            span.in_scope(|| cell.borrow_mut().handle(request, batch.deadline_micros, done));
             if !touched.contains(&slot) {
                 touched.push(slot);
             }
@@ -148,6 +152,23 @@ impl Handler<Batch> for DriveGroup {
             }
         }
     }
+}
+
+/// The span of a request to a drive, which ends with its answer.
+fn traced(request: &DriveRequest, done: Completion) -> (tracing::Span, Completion) {
+    let span = holdfast_trace::span!("drive.request", request = request.name());
+    if span.is_none() {
+        return (span, done);
+    }
+    let within = span.clone();
+    let done = move |result: crate::api::DriveResult| {
+        if let Err(error) = &result {
+            within.record("otel.status_description", tracing::field::display(error));
+        }
+        drop(within);
+        done(result);
+    };
+    (span, Box::new(done))
 }
 
 impl Handler<OpenShard> for DriveGroup {

@@ -9,7 +9,7 @@ use crate::{
     log::{record::Record, segment::create_segment},
 };
 
-use super::{Drive, Stop, checkpoint::Stored, recycle::Found};
+use super::{Drive, Stop, checkpoint::Stored, recycle::Found, verify::Verified};
 
 /// What is under way.
 #[derive(Default)]
@@ -51,6 +51,7 @@ pub(super) enum Done {
     IndexOpened,
     Rebuilt,
     Sparse(Result<Vec<Found>, DiskError>),
+    Verified(Verified),
 }
 
 /// A job that does `work`.
@@ -80,6 +81,7 @@ impl Drive {
             jobs.extend(self.segment_job());
             jobs.extend(self.volume_job());
             jobs.extend(self.compaction_job());
+            jobs.extend(self.verify_jobs());
         }
         jobs
     }
@@ -109,6 +111,7 @@ impl Drive {
             Done::IndexOpened => self.index_opened(),
             Done::Rebuilt => self.index_rebuilt(),
             Done::Sparse(found) => self.compact(found),
+            Done::Verified(verified) => self.verified(verified),
         }
     }
 

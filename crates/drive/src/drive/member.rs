@@ -11,7 +11,7 @@ use crate::{
     },
     log::record::Record,
     member::INDEX_LINES_MAX,
-    value::{PLACE_SPACE, Place, PlaceRecord, Value},
+    value::{PLACE_SPACE, PlaceRecord, Value},
 };
 
 use super::{Decision, Drive, Stop, write::Incoming};
@@ -193,7 +193,7 @@ impl Drive {
         let mut missing = 0;
         for part in entry.parts.iter().take(PARTS_LOOKED_AT).filter(|p| p.geometry.has_data()) {
             let (record, _) = self.table.place(part.operation)?;
-            missing += u32::from(record.place.is_none());
+            missing += u32::from(!record.is_whole());
         }
         Ok(missing)
     }
@@ -230,7 +230,9 @@ impl Drive {
         }
         self.check_room()?;
         self.check_space(&part)?;
-        let record = Record::Move { operation: restock.operation, old: Place::None, new: shard };
+        // From nowhere, or from where it was found rotten.
+        let old = self.table.place(restock.operation)?.0.place;
+        let record = Record::Move { operation: restock.operation, old, new: shard };
         let appended = self.record(&record, true)?;
         if let Some(handle) = upload {
             self.uploads.take(handle);

@@ -25,6 +25,7 @@
 //! | `jobs` | what happens in the background: spare segments and volumes |
 //! | `checkpoint` | overlay to run, manifest, merges, the index |
 //! | `recycle` | segments used again, live shards moved out of them |
+//! | `verify` | shards that are suspected of rot, read again and recorded as missing |
 //! | `waiting` | requests that wait for a look-up below the overlay, or for room in the log |
 
 mod audit;
@@ -35,6 +36,7 @@ mod member;
 mod open;
 mod read;
 mod recycle;
+mod verify;
 mod volatile;
 mod waiting;
 mod write;
@@ -65,7 +67,7 @@ use crate::{
         record::Record,
         writer::{Appended, BatchJob, BatchOutcome, LogWriter},
     },
-    meta_index::keeper::IndexBackend,
+    meta_index::keeper::{IndexBackend, IndexContent},
     overlay::BaseError,
     suspect::Meter,
     table::{Dropped, Table},
@@ -112,6 +114,8 @@ pub struct DriveOptions {
     pub run_cache_bytes: usize,
     /// What the index is kept in; without one the runs alone answer.
     pub index: IndexBackend,
+    /// What the index holds.
+    pub index_content: IndexContent,
     /// Sizes of volumes, and the reserve.
     pub volumes: VolumeSizes,
 }
@@ -130,6 +134,7 @@ impl Default for DriveOptions {
             segments_soft_max: 12,
             run_cache_bytes: 16 << 20,
             index: IndexBackend::Off,
+            index_content: IndexContent::default(),
             volumes: VolumeSizes { first: 64 << 20, max: 1 << 30, reserve: 256 << 20 },
         }
     }
@@ -164,6 +169,7 @@ pub struct Drive {
     fresh: HashMap<OperationId, (u64, Bytes)>,
     space: Space,
     jobs: jobs::Jobs,
+    suspects: verify::Suspects,
     background: checkpoint::Background,
     /// Tells whether it is slow against its siblings; set by who judges them all.
     meter: Option<Arc<Meter>>,
@@ -229,6 +235,7 @@ impl Drive {
             Ok(Reply::View(view)) => self.send_view(*view, gate, done),
             Ok(Reply::Now(reply)) => done(Ok(reply)),
             Ok(Reply::Whole(reply)) => self.answer(gate, Ok(reply), done),
+            Ok(Reply::Suspected(suspect)) => self.look_at(*suspect, done),
             Err(stop) => self.answer(gate, Err(stop), done),
         }
         None
@@ -248,6 +255,7 @@ impl Drive {
             DriveRequest::ListChores(list) => self.list_chores(list),
             DriveRequest::InstallBucket(scope) => self.install_bucket(scope, gate),
             DriveRequest::Pin(pin) => self.pin(pin.clone()),
+            DriveRequest::Verify(verify) => return self.verify(verify, gate),
             DriveRequest::Member(request) => self.member(request, gate),
         };
         reply.map(Reply::Whole)

@@ -147,6 +147,7 @@ impl Drive {
             fresh: HashMap::new(),
             space,
             jobs: Jobs::default(),
+            suspects: super::verify::Suspects::default(),
             background,
             meter: None,
         };
@@ -195,7 +196,7 @@ fn load(
     let runs = RunStore::open(disk.clone(), identity.drive, &checkpoint.runs, named, cache)
         .map_err(|e| runs_fault(&**disk, &e.into()))?;
     let runs = Arc::new(runs);
-    let keeper = Arc::new(IndexKeeper::new(options.index.clone()));
+    let keeper = Arc::new(IndexKeeper::new(options.index.clone(), options.index_content));
     let table = Table::restore(&checkpoint, Arc::new(RunsBase::new(runs.clone())));
     Ok((table, Background::new(manifests, checkpoint, runs, keeper)))
 }

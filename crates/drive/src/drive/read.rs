@@ -21,7 +21,7 @@ use crate::{
     volume::read::{ShardReader, Source},
 };
 
-use super::{Drive, ShardDone, Stop};
+use super::{Drive, ShardDone, Stop, verify::Suspect};
 
 /// Keys of the longest scan page.
 const SCAN_KEYS_MAX: u32 = 4096;
@@ -38,6 +38,8 @@ pub(super) enum Reply {
     Now(DriveReply),
     /// A view, and the inline shards that go with it.
     View(Box<ViewReply>),
+    /// What a look at this shard finds.
+    Suspected(Box<Suspect>),
 }
 
 /// A view, and where its inline shards are.
@@ -159,7 +161,8 @@ impl Drive {
                 Err(BaseError::Waits(want)) => return Err(Stop::Waits(want)),
                 Err(_) => continue,
             };
-            if !matches!(record.place, Place::Inline { .. }) {
+            // A rotten inline shard is one rotten block: there is nothing to send.
+            if record.rotten || !matches!(record.place, Place::Inline { .. }) {
                 continue;
             }
             *gate = (*gate).max(place_gate);
@@ -208,7 +211,7 @@ impl Drive {
     }
 
     /// A reader of a place; `None` when there is nothing or the shape has no blocks.
-    fn reader(
+    pub(super) fn reader(
         &mut self,
         operation: OperationId,
         record: &PlaceRecord,

@@ -149,6 +149,7 @@ fn line_of(task: &Task) -> Option<Vec<u8>> {
         DriveRequest::Read(read) => &read.key,
         DriveRequest::Settle(settle) => &settle.key,
         DriveRequest::Purge(purge) => &purge.key,
+        DriveRequest::Verify(verify) => &verify.key,
         _ => return None,
     };
     Some(key.encode())

@@ -130,7 +130,7 @@ impl Drive {
             return Ok(none(ShardStatus::NoData));
         }
         let (record, _) = self.table.place(entry.operation)?;
-        if !record.place.is_none() {
+        if record.is_whole() {
             // Bytes of another shape under the same operation would never verify as this entry's.
             let same = record.shard == shard && record.place.len() == entry.geometry.shard_len();
             return if same {

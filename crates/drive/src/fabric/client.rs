@@ -160,7 +160,10 @@ impl RemoteNode {
         batch: &[(DriveId, DriveRequest)],
     ) -> Result<Vec<DriveResult>, CallFault> {
         let call = |session: Arc<Session>| async move {
-            let message = wire::call(deadline, batch);
+            let mut message = wire::call(deadline, batch);
+            if let Some(context) = holdfast_trace::outgoing() {
+                (message.traceparent, message.tracestate) = (context.parent, context.state);
+            }
             session.exchange(is_large(batch)).call(&message).await
         };
         read_reply(self.renewing(call).await?, batch.len())
@@ -315,6 +318,7 @@ fn weight(request: &DriveRequest) -> usize {
         DriveRequest::Read(r) => 2 * r.key.name.len(),
         DriveRequest::Settle(s) => 2 * s.key.name.len(),
         DriveRequest::Purge(p) => 2 * p.key.name.len(),
+        DriveRequest::Verify(v) => 2 * v.key.name.len(),
         DriveRequest::Scan(s) => s.start.len() + s.end.as_ref().map_or(0, Bytes::len),
         DriveRequest::Pin(p) => 18 * p.operations.len(),
         DriveRequest::ListChores(l) => l.after.as_ref().map_or(0, Bytes::len),

@@ -10,6 +10,7 @@ use http_body::Body as HttpBody;
 use prost::Message;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tonic::{Status, body::Body};
+use tracing::Instrument;
 
 use super::{
     auth::{Direction, FrameMac, check_clock},
@@ -124,8 +125,12 @@ impl Serving {
         part: v1::ExchangePart,
         room: Arc<OwnedSemaphorePermit>,
     ) -> Result<BoxFuture<'static, Part>, Status> {
-        let Some(v1::exchange_part::Content::Call(call)) = part.content else {
+        let Some(v1::exchange_part::Content::Call(mut call)) = part.content else {
             return Err(malformed(&holdfast_proto::WireError::Missing("call")));
+        };
+        let context = holdfast_trace::Context {
+            parent: std::mem::take(&mut call.traceparent),
+            state: std::mem::take(&mut call.tracestate),
         };
         let permit = self.host.admit_call()?;
         let (deadline, batch) = wire::read_call(call).map_err(|error| malformed(&error))?;
@@ -137,13 +142,16 @@ impl Serving {
         }
         let node = self.host.node()?.clone();
         let deadline = deadline.min(Duration::from_micros(limits::CALL_MICROS));
-        Ok(Box::pin(async move {
+        let span = || holdfast_trace::span!("fabric.serve", otel.kind = "server", method = "call");
+        let span = holdfast_trace::incoming(&context, span);
+        let answered = async move {
             let asked = batch.len();
             let results = node.call(deadline, batch).await;
             assert_eq!(results.len(), asked, "a node answers every request");
             drop((room, permit));
             Part::new(number, PartKind::Reply, &reply(&results))
-        }))
+        };
+        Ok(Box::pin(answered.instrument(span)))
     }
 }
 

@@ -8,6 +8,7 @@ use http_body::Body as HttpBody;
 use prost::Message;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tonic::{Status, body::Body};
+use tracing::Instrument;
 
 use super::{
     fault::{malformed, refusal, status_of},
@@ -36,7 +37,7 @@ where
     let count = targets.len();
     let upload = host.node()?.upload(targets).await.map_err(|error| status_of(&error))?;
     let (queue, outgoing) = mpsc::channel(MESSAGES_IN_FLIGHT);
-    tokio::spawn(async move {
+    let taking = async move {
         let reply = take(upload, count, messages).await;
         drop(permit);
         let status = match reply {
@@ -49,7 +50,8 @@ where
         };
         // A peer that is gone needs no answer.
         let _ = queue.send(Outgoing::End(Some(trailers(&status)))).await;
-    });
+    };
+    tokio::spawn(taking.in_current_span());
     Ok(streaming(outgoing))
 }
 
@@ -88,7 +90,7 @@ pub async fn read_shard(host: &Host, first: &Bytes) -> Result<http::Response<Bod
     let asked = wire::read_shard_read(&asked).map_err(|error| malformed(&error))?;
     let blocks = host.node()?.read_shard(asked).await.map_err(|error| status_of(&error))?;
     let (queue, outgoing) = mpsc::channel(MESSAGES_IN_FLIGHT);
-    tokio::spawn(give(blocks, queue, permit));
+    tokio::spawn(give(blocks, queue, permit).in_current_span());
     Ok(streaming(outgoing))
 }
 

@@ -21,6 +21,7 @@ use http_body_util::{BodyExt, Full};
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Request, Response, Status, body::Body};
 use tower::{Service, ServiceExt};
+use tracing::Instrument;
 
 /// The first message of a stream comes before authentication: keys and sixteen targets fit many times.
 const STREAM_OPENING_BYTES_MAX: usize = 64 << 10;
@@ -86,10 +87,18 @@ impl FabricService {
             let first = first.ok_or_else(|| refusal(ErrorClass::Invalid, "an empty stream"))?;
             let first = first.into_bytes();
             let admitted = self.host.authenticate(path, &parts.headers, &first)?;
+            // The calls of an exchange are traced one by one.
+            if path == EXCHANGE_PATH {
+                return serve_exchange::exchange(&self.host, &admitted, reader);
+            }
+            let method = path.rsplit('/').next();
+            let span = || holdfast_trace::span!("fabric.serve", otel.kind = "server", method);
+            let span = holdfast_trace::incoming(&holdfast_trace::Context::of(&parts.headers), span);
             return match path {
-                EXCHANGE_PATH => serve_exchange::exchange(&self.host, &admitted, reader),
-                UPLOAD_PATH => serve_streams::upload(&self.host, &first, reader).await,
-                _ => serve_streams::read_shard(&self.host, &first).await,
+                UPLOAD_PATH => {
+                    serve_streams::upload(&self.host, &first, reader).instrument(span).await
+                }
+                _ => serve_streams::read_shard(&self.host, &first).instrument(span).await,
             };
         }
         let _call = self.host.admit_call()?;

@@ -79,6 +79,9 @@ pub(super) fn signed(
     let headers = request.headers_mut();
     headers.insert("content-type", http::HeaderValue::from_static("application/grpc"));
     headers.insert("te", http::HeaderValue::from_static("trailers"));
+    if let Some(context) = holdfast_trace::outgoing() {
+        context.write(headers);
+    }
     signer.sign(stamp, path, first, headers);
     request
 }

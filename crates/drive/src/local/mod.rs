@@ -103,7 +103,8 @@ impl LocalNode {
         }
         for (group, items) in routes.groups.iter().zip(groups) {
             if !items.is_empty() {
-                group.do_send(Batch { items, deadline_micros });
+                let span = tracing::Span::current();
+                group.do_send(Batch { items, deadline_micros, span });
             }
         }
     }

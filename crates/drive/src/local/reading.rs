@@ -79,8 +79,10 @@ async fn read_chunk(
     count: u64,
 ) -> Result<Bytes, DriveError> {
     let (done, chunk) = oneshot::channel();
+    let span = holdfast_trace::span!("shard.read", %drive, first, count);
     let meter = bulk.meter;
     let job = move || {
+        let _within = span.entered();
         // The reader of the stream may have gone, while a slow drive was behind.
         if !done.is_closed() {
             let call = meter.begin();

@@ -54,7 +54,7 @@ struct LaneState {
 }
 
 enum Step {
-    Write { blocks: Bytes, _permits: [OwnedSemaphorePermit; 3] },
+    Write { blocks: Bytes, _permits: [OwnedSemaphorePermit; 3], span: tracing::Span },
     Finish(oneshot::Sender<Ended>),
 }
 
@@ -119,7 +119,8 @@ impl Target {
         let permits = permits.map_err(|_| {
             DriveError::failed(self.drive, ErrorClass::Unavailable, "the node is shutting down")
         })?;
-        lane.push(Step::Write { blocks: chunk, _permits: permits })
+        let span = holdfast_trace::span!("shard.write", drive = %self.drive, bytes = count);
+        lane.push(Step::Write { blocks: chunk, _permits: permits, span })
     }
 
     fn stalled(&self) -> DriveError {
@@ -183,9 +184,9 @@ impl Lane {
                 continue;
             };
             match step {
-                Step::Write { blocks, _permits } => {
+                Step::Write { blocks, _permits, span } => {
                     let call = self.bulk.meter.begin();
-                    let written = upload.write(&blocks);
+                    let written = span.in_scope(|| upload.write(&blocks));
                     drop(call);
                     self.state.lock().upload = Some(upload);
                     if let Err(error) = written {

@@ -28,13 +28,49 @@ use super::{
     IndexError, Lookup, Lsn, MemoryIndex, MemoryMedium, MetaIndex, SledIndex,
     sled::{IndexDir, with_patience},
 };
+use holdfast_types::Keyspace;
+
 use crate::runs::{
     MergeIter, Patience, Run, RunContent, RunCursor, RunError, RunItem, RunSet, RunStore,
 };
+use crate::value::REPAIR_SPACE;
 
-/// Beyond this many items sled costs more than it gives (60 us an insert, 25-40 MB of memory a
+/// Beyond this many items, object entries among them, sled costs more than it gives (60 us an insert, 25-40 MB of memory a
 /// million: DRIVE.md), and the runs alone answer.
 pub const INDEX_ITEMS_MAX: u64 = 4_000_000;
+
+/// What the index holds. The runs hold everything, whatever this says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum IndexContent {
+    /// Uploads, parts, buckets, documents and repair records. Measured: feeding sled with
+    /// objects, two records a drive and write, costs more than the runs' look-ups it spares at any
+    /// number of objects, and as much memory again as everything else.
+    #[default]
+    Few,
+    /// Object entries and places, too.
+    All,
+}
+
+impl IndexContent {
+    /// Whether keys that begin like `key` are held.
+    fn holds(self, key: &[u8]) -> bool {
+        let few = |space: &u8| match Keyspace::try_from(*space) {
+            Ok(space) => space != Keyspace::Object,
+            Err(_) => *space == REPAIR_SPACE,
+        };
+        self == Self::All || key.first().is_some_and(few)
+    }
+
+    /// Whether all keys of a range are held: those of one space.
+    fn holds_range(self, start: &[u8], end: Option<&[u8]>) -> bool {
+        let within = |space: &u8, end: &[u8]| {
+            let next = [space.wrapping_add(1)];
+            end.first() == Some(space) || (*end == next && next != [0])
+        };
+        let one_space = start.first().zip(end).is_some_and(|(space, end)| within(space, end));
+        self == Self::All || (one_space && self.holds(start))
+    }
+}
 
 /// Items between two signs of progress.
 const PROGRESS_ITEMS: usize = 256;
@@ -92,6 +128,7 @@ impl IndexBackend {
 /// The index of one drive.
 pub struct IndexKeeper {
     backend: IndexBackend,
+    content: IndexContent,
     trusted: RwLock<Option<Arc<dyn MetaIndex>>>,
     wants_rebuild: AtomicBool,
     /// Held by whoever feeds the index.
@@ -101,9 +138,15 @@ pub struct IndexKeeper {
 impl IndexKeeper {
     /// A keeper that trusts nothing yet: [`Self::open`] or [`Self::rebuild`] follow.
     #[must_use]
-    pub fn new(backend: IndexBackend) -> Self {
+    pub fn new(backend: IndexBackend, content: IndexContent) -> Self {
         let wants_rebuild = AtomicBool::new(!matches!(backend, IndexBackend::Off));
-        Self { backend, trusted: RwLock::new(None), wants_rebuild, feeding: Mutex::new(()) }
+        Self {
+            backend,
+            content,
+            trusted: RwLock::new(None),
+            wants_rebuild,
+            feeding: Mutex::new(()),
+        }
     }
 
     /// The index, when its answers count.
@@ -165,10 +208,10 @@ impl IndexKeeper {
     pub fn apply(&self, run: &Arc<Run>, position: Lsn) {
         let _feeding = self.feeding.lock();
         let Some(index) = self.trusted() else { return };
-        let run = Arc::clone(run);
+        let (run, content) = (Arc::clone(run), self.content);
         let done = self.backend.work("sled-apply", move |progress| {
             let mut cursor = RunCursor::new(run, &[], None, false, Patience::Waits);
-            feed(&*index, Lsn(0), || cursor.next_item(), progress)?;
+            feed(&*index, content, Lsn(0), || cursor.next_item(), progress)?;
             index.certify(position)
         });
         if let Err(error) = done {
@@ -182,7 +225,8 @@ impl IndexKeeper {
         if matches!(self.backend, IndexBackend::Off) {
             return false;
         }
-        let too_many = store.set().items_max() > INDEX_ITEMS_MAX;
+        let items_max = store.set().items_max();
+        let too_many = self.content == IndexContent::All && items_max > INDEX_ITEMS_MAX;
         if too_many {
             return self.switch_off();
         }
@@ -196,13 +240,13 @@ impl IndexKeeper {
     }
 
     fn build(&self, store: &Arc<RunStore>) -> Result<(), IndexError> {
-        let index = self.backend.create()?;
+        let (index, content) = (self.backend.create()?, self.content);
         let set = store.set();
         let first = reach(&set);
         let target = Arc::clone(&index);
         self.backend.work("sled-rebuild", move |progress| {
             let mut items = set.iter_all();
-            feed(&*target, Lsn(0), || items.next_item(), progress)
+            feed(&*target, content, Lsn(0), || items.next_item(), progress)
         })?;
         // From here on no run is applied by others until this index is trusted.
         let _feeding = self.feeding.lock();
@@ -213,7 +257,7 @@ impl IndexKeeper {
             let newer = set.runs().iter().filter(|run| run.meta().lsn_max > first).cloned();
             let merge = crate::runs::Merge::KeepRemovals;
             let mut items = MergeIter::new(newer.collect(), &[], None, merge, Patience::Waits);
-            feed(&*target, first, || items.next_item(), progress)?;
+            feed(&*target, content, first, || items.next_item(), progress)?;
             target.certify(last)
         })?;
         self.trust(index);
@@ -236,7 +280,7 @@ impl IndexKeeper {
     /// # Errors
     /// [`RunError`], from the runs; an index that fails is distrusted and not asked.
     pub fn get(&self, runs: &RunSet, key: &[u8]) -> Result<Option<Bytes>, RunError> {
-        if let Some(index) = self.trusted() {
+        if let Some(index) = self.trusted().filter(|_| self.content.holds(key)) {
             match index.get(key) {
                 Ok(Lookup::Absent) => return Ok(None),
                 Ok(Lookup::Value { bytes, .. }) => return Ok(Some(bytes)),
@@ -259,7 +303,8 @@ impl IndexKeeper {
         end: Option<&[u8]>,
         limit: usize,
     ) -> Result<(Vec<(Bytes, Bytes)>, bool), RunError> {
-        if let Some(index) = self.trusted() {
+        let held = self.content.holds_range(start, end);
+        if let Some(index) = self.trusted().filter(|_| held) {
             match index.scan(start, end, limit) {
                 Ok(page) => {
                     let mut found = Vec::with_capacity(page.items.len());
@@ -289,7 +334,7 @@ impl IndexKeeper {
     /// # Errors
     /// As [`Self::get`].
     pub fn get_key(&self, runs: &RunSet, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, RunError> {
-        if self.trusted().is_none() {
+        if self.trusted().is_none() || !self.content.holds(prefix) {
             let items = runs.get_key(prefix, Patience::Waits)?.into_iter();
             let pair = |item: RunItem| Some((item.key.clone(), value_of(item)?));
             return Ok(items.filter_map(pair).collect());
@@ -328,9 +373,10 @@ fn value_of(item: RunItem) -> Option<Bytes> {
     }
 }
 
-/// Puts and removes what `next` yields, as far as it is newer than `after`.
+/// Puts and removes what `next` yields, as far as the index is to hold it and it is newer than `after`.
 fn feed(
     index: &dyn MetaIndex,
+    content: IndexContent,
     after: Lsn,
     mut next: impl FnMut() -> Result<Option<RunItem>, RunError>,
     progress: &AtomicU64,
@@ -343,7 +389,7 @@ fn feed(
         if fed.is_multiple_of(PROGRESS_ITEMS) {
             progress.fetch_add(1, Ordering::Relaxed);
         }
-        if after > Lsn(0) && item.lsn <= after {
+        if !content.holds(&item.key) || (after > Lsn(0) && item.lsn <= after) {
             continue;
         }
         match &item.content {

@@ -16,8 +16,12 @@ use crate::{
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
+/// Every third is no object.
 fn register(name: u64) -> RegisterKey {
-    RegisterKey::object(BucketId(1), name.to_string())
+    match name % 3 {
+        0 => RegisterKey::bucket(&format!("bucket-{name}")),
+        _ => RegisterKey::object(BucketId(1), name.to_string()),
+    }
 }
 
 fn prefix(name: u64) -> Vec<u8> {
@@ -28,6 +32,12 @@ fn prefix(name: u64) -> Vec<u8> {
 fn key(n: u64) -> Vec<u8> {
     register(n / 4).encode_register(VersionId((n % 4).into()))
 }
+
+fn memory(medium: &MemoryMedium, content: IndexContent) -> IndexKeeper {
+    IndexKeeper::new(IndexBackend::Memory(medium.clone()), content)
+}
+
+const CONTENTS: [IndexContent; 2] = [IndexContent::Few, IndexContent::All];
 
 struct Rig {
     random: SeededRandom,
@@ -88,6 +98,13 @@ impl Rig {
         assert!(!more);
         let pairs = page.iter().map(|(key, value)| (&key[..], &value[..]));
         assert!(pairs.eq(self.model.iter().map(|(key, value)| (&key[..], &value[..]))));
+        for space in [1, 4] {
+            let (page, more) = keeper.scan(&set, &[space], Some(&[space + 1]), 1_000).unwrap();
+            assert!(!more);
+            let model = self.model.iter().filter(|(key, _)| key[0] == space);
+            let pairs = page.iter().map(|(key, value)| (&key[..], &value[..]));
+            assert!(pairs.eq(model.map(|(key, value)| (&key[..], &value[..]))));
+        }
         for n in 0..50 {
             let prefix = prefix(n);
             let under = keeper.get_key(&set, &prefix).unwrap().len();
@@ -101,10 +118,10 @@ impl Rig {
 /// is opened anew; after each step all keys and a scan are compared with the model.
 #[test]
 fn index_and_runs_answer_alike_whatever_happens_to_the_index() {
-    for seed in 0..20 {
+    for (seed, content) in (0..20).zip(CONTENTS.into_iter().cycle()) {
         let medium = MemoryMedium::new();
         let mut rig = Rig::new(seed);
-        let mut keeper = IndexKeeper::new(IndexBackend::Memory(medium.clone()));
+        let mut keeper = memory(&medium, content);
         assert!(!keeper.open(Lsn(0)) && keeper.rebuild(&rig.store));
         for step in 0..30 {
             rig.checkpoint(&keeper);
@@ -118,7 +135,7 @@ fn index_and_runs_answer_alike_whatever_happens_to_the_index() {
                     }
                     let keep = rig.random.next_u64().is_multiple_of(2);
                     medium.crash(|| keep);
-                    keeper = IndexKeeper::new(IndexBackend::Memory(medium.clone()));
+                    keeper = memory(&medium, content);
                     let opened = keeper.open(Lsn(rig.lsn));
                     assert_eq!(opened, keeper.trusted().is_some(), "step {step}");
                 }
@@ -133,13 +150,14 @@ fn index_and_runs_answer_alike_whatever_happens_to_the_index() {
 /// Goal: an index behind the runs is refused. Method: a run that was not applied.
 #[test]
 fn an_index_behind_the_runs_is_built_anew() {
+    let content = IndexContent::All;
     let medium = MemoryMedium::new();
     let mut rig = Rig::new(1);
-    let keeper = IndexKeeper::new(IndexBackend::Memory(medium.clone()));
+    let keeper = memory(&medium, content);
     assert!(keeper.rebuild(&rig.store));
     rig.checkpoint(&keeper);
-    rig.checkpoint(&IndexKeeper::new(IndexBackend::Off));
-    let keeper = IndexKeeper::new(IndexBackend::Memory(medium));
+    rig.checkpoint(&IndexKeeper::new(IndexBackend::Off, content));
+    let keeper = memory(&medium, content);
     assert!(!keeper.open(Lsn(2)) && keeper.wants_rebuild());
     rig.check(&keeper);
     assert!(keeper.rebuild(&rig.store) && !keeper.wants_rebuild());
@@ -149,11 +167,15 @@ fn an_index_behind_the_runs_is_built_anew() {
 /// Goal: the same with sled on a real folder: fed, deleted under it, rebuilt, opened again.
 #[test]
 fn sled_is_fed_and_rebuilt() {
+    CONTENTS.into_iter().for_each(fed_and_rebuilt);
+}
+
+fn fed_and_rebuilt(content: IndexContent) {
     let folder = tempfile::tempdir().unwrap();
     let patience = Duration::from_secs(10);
     let backend = IndexBackend::Sled { root: folder.path().to_owned(), patience };
     let mut rig = Rig::new(2);
-    let keeper = IndexKeeper::new(backend.clone());
+    let keeper = IndexKeeper::new(backend.clone(), content);
     assert!(!keeper.open(Lsn(0)) && keeper.rebuild(&rig.store));
     for _ in 0..6 {
         rig.checkpoint(&keeper);
@@ -161,15 +183,32 @@ fn sled_is_fed_and_rebuilt() {
     }
     assert!(keeper.trusted().is_some());
     drop(keeper);
-    let keeper = IndexKeeper::new(backend.clone());
+    let keeper = IndexKeeper::new(backend.clone(), content);
     assert!(keeper.open(Lsn(6)));
     rig.check(&keeper);
     drop(keeper);
     IndexDir::new(folder.path()).set_aside().unwrap();
-    let keeper = IndexKeeper::new(backend);
+    let keeper = IndexKeeper::new(backend, content);
     assert!(!keeper.open(Lsn(6)));
     rig.check(&keeper);
     assert!(keeper.rebuild(&rig.store));
     rig.checkpoint(&keeper);
     rig.check(&keeper);
+}
+
+/// Goal: what it is not to hold never gets into the index, and what it is to hold does. Method: a
+/// checkpoint of both, and the index asked for every key itself.
+#[test]
+fn few_holds_no_objects() {
+    let medium = MemoryMedium::new();
+    let mut rig = Rig::new(3);
+    let keeper = memory(&medium, IndexContent::Few);
+    assert!(keeper.rebuild(&rig.store));
+    rig.checkpoint(&keeper);
+    let index = keeper.trusted().unwrap();
+    for key in rig.model.keys() {
+        let held = index.get(key).unwrap() != Lookup::Absent;
+        assert_eq!(held, key[0] != 1, "{key:?}");
+    }
+    assert!(rig.model.keys().any(|key| key[0] == 1) && rig.model.keys().any(|key| key[0] != 1));
 }

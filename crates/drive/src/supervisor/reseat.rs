@@ -5,7 +5,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use holdfast_types::{DriveId, DriveState};
 
-use super::{NodeSupervisor, OpenAgain, SeatView, Status, Trouble};
+use super::{NodeSupervisor, OpenAgain, SeatView, Status};
 
 /// Another drive is in a seat's folder now: it is opened. The one that serves is closed first.
 #[derive(Message)]
@@ -53,6 +53,8 @@ pub struct Fail {
     pub seat: usize,
     /// Who served there: one that came later stays.
     pub drive: DriveId,
+    /// What it is from then on: faulty, or offline by an operator's wish.
+    pub state: DriveState,
     /// One line of cause and cure.
     pub reason: String,
 }
@@ -61,7 +63,7 @@ impl Handler<Fail> for NodeSupervisor {
     type Result = ();
 
     fn handle(&mut self, fail: Fail, ctx: &mut Self::Context) {
-        let Fail { seat: at, drive, reason } = fail;
+        let Fail { seat: at, drive, state, reason } = fail;
         let Status::Serving { id } = self.seats[at].status else { return };
         if self.closing.is_some() || id != drive {
             return;
@@ -71,10 +73,10 @@ impl Handler<Fail> for NodeSupervisor {
         self.seats[at].incarnation += 1;
         let incarnation = self.seats[at].incarnation;
         self.claims.lock().retain(|_, seat| *seat != at);
-        let view = SeatView::down(&self.seats[at].seat, DriveState::Faulty, &reason);
+        let view = SeatView::down(&self.seats[at].seat, state, &reason);
         self.shared.set_seat(at, view.closing());
         let address = ctx.address();
-        self.close(at, move || address.do_send(Left { seat: at, incarnation, reason }));
+        self.close(at, move || address.do_send(Left { seat: at, incarnation, state, reason }));
     }
 }
 
@@ -84,6 +86,7 @@ impl Handler<Fail> for NodeSupervisor {
 struct Left {
     seat: usize,
     incarnation: u64,
+    state: DriveState,
     reason: String,
 }
 
@@ -92,7 +95,8 @@ impl Handler<Left> for NodeSupervisor {
 
     fn handle(&mut self, left: Left, _: &mut Self::Context) {
         if self.seats[left.seat].incarnation == left.incarnation {
-            self.give_up(left.seat, &left.reason, Trouble::Other);
+            let view = SeatView::down(&self.seats[left.seat].seat, left.state, &left.reason);
+            self.shared.set_seat(left.seat, view);
         }
     }
 }

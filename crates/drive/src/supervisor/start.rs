@@ -122,8 +122,8 @@ impl NodeHandle {
     }
 
     /// What `drive` lies on is gone from under it: it serves no more.
-    pub fn fail(&self, seat: usize, drive: DriveId, reason: String) {
-        self.supervisor.do_send(Fail { seat, drive, reason });
+    pub fn fail(&self, seat: usize, drive: DriveId, state: DriveState, reason: String) {
+        self.supervisor.do_send(Fail { seat, drive, state, reason });
     }
 
     /// Waits until each drive serves or is known not to, at most for `patience`. `false` when some

@@ -13,6 +13,9 @@ use crate::{
     volume::VolumeSet,
 };
 
+/// Bytes read at once while a whole shard is verified; one block when that is longer.
+const VERIFY_BYTES: u32 = 1 << 20;
+
 /// Reads blocks of one shard. While it lives, the shard's bytes stay where they are.
 pub struct ShardReader {
     pub(crate) drive: DriveId,
@@ -117,6 +120,21 @@ impl ShardReader {
             open_block(&self.salt, block, &bytes[at..at + len])
                 .map_err(|e| DriveError::failed(self.drive, e.class(), e.to_string()))?;
             at += len;
+        }
+        Ok(())
+    }
+
+    /// Reads the whole shard and verifies every block, with bounded memory.
+    ///
+    /// # Errors
+    /// As [`Self::read`]: the first block that is not right.
+    pub fn verify_all(&self) -> Result<(), DriveError> {
+        let step = (VERIFY_BYTES / self.geometry.block_bytes.max(1)).max(1);
+        let mut first = 0;
+        while first < self.block_count() {
+            let count = u64::from(step).min(self.block_count() - first);
+            self.read(first, count)?;
+            first += count;
         }
         Ok(())
     }

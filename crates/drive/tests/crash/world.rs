@@ -12,7 +12,10 @@ use holdfast_drive::{
     disk::Disk,
     disk_sim::{Mishap, SimDisk},
     log::writer::{BatchJob, BatchOutcome},
-    meta_index::{MemoryMedium, keeper::IndexBackend},
+    meta_index::{
+        MemoryMedium,
+        keeper::{IndexBackend, IndexContent},
+    },
     volume::VolumeSizes,
 };
 use holdfast_register::{Refusal, ShardStatus};
@@ -83,6 +86,8 @@ pub fn options(medium: &MemoryMedium) -> DriveOptions {
         segments_soft_max: 4,
         run_cache_bytes: 64 << 10,
         index: IndexBackend::Memory(medium.clone()),
+        // The index under most stress.
+        index_content: IndexContent::All,
         volumes: VolumeSizes { first: 256 << 10, max: 512 << 10, reserve: 0 },
         ..DriveOptions::default()
     }

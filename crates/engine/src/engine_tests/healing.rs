@@ -80,6 +80,74 @@ async fn healed_shards_serve() {
     }
 }
 
+/// Goal: rot is found by a reader, recorded by the drive that has it, healed from the others, and the
+/// client never notices. Method: the shard that a GET reads first rots, or is lost, time after time, on
+/// 4 x 1 and 4 x 4; a GET, a moment, one pass of the workers of that drive's node, and all is whole.
+#[tokio::test(start_paused = true)]
+async fn rot_is_recorded_and_healed() {
+    for (nodes, drives) in [(4, 1), (4, 4)] {
+        for size in SIZES.into_iter().filter(|size| *size > 0) {
+            let world = World::new(nodes, drives);
+            let bytes = pattern(3, size);
+            world.put("k", &bytes).await.unwrap();
+            world.settle().await;
+            let (key, operation) = (register("k"), world.operation("k").await);
+            let set = world.engine.set_for(&key);
+            let route = set.shared.route(&key).unwrap();
+            for round in 0..4 {
+                let found = set.read(bucket_stamp(), &key, None).await.unwrap().unwrap();
+                let data = found.entry.geometry.data_shards;
+                let inline = crate::staged::rides_inline(&found.entry.geometry);
+                let read_first = if inline {
+                    set.shared.nearest(&route)
+                } else {
+                    set.shared.sources(&route, &found, data)
+                };
+                let first = read_first[round % usize::from(data)];
+                let slot = set.shared.slot(route.slots[usize::from(first)]);
+                let (node, drive) = (&world.nodes[slot.node.get()], slot.drive);
+                let harmed = if round % 2 == 1 {
+                    node.with_drive(drive, |d| d.lose_shard(operation))
+                } else {
+                    node.rot(drive, operation)
+                };
+                assert!(harmed);
+                assert!(world.get("k").await.unwrap() == bytes, "never noticed");
+                world.settle().await;
+                let recorded = |node: &crate::testing::MemoryNode| {
+                    node.with_drive(drive, |d| d.rotten_count())
+                };
+                assert_eq!(recorded(node), 1, "{nodes}x{drives} {size} {round}");
+                assert!(!is_whole(&world, "k").await);
+                let pass = world.engine.work_off(slot.node).await;
+                assert_eq!((pass.error.as_str(), pass.done, pass.left), ("", 1, 0));
+                assert!(is_whole(&world, "k").await, "{nodes}x{drives} {size} {round}");
+                assert_eq!(recorded(node), 0);
+            }
+        }
+    }
+}
+
+/// Goal: a drive is not believed ill because a reader says so. Method: a block is damaged on its way
+/// (a reader's report about a shard that is right).
+#[tokio::test(start_paused = true)]
+async fn a_false_report_costs_no_shard() {
+    let world = World::new(4, 1);
+    world.put("k", &pattern(3, 200_000)).await.unwrap();
+    world.settle().await;
+    let (key, operation) = (register("k"), world.operation("k").await);
+    let set = world.engine.set_for(&key).shared;
+    let route = set.route(&key).unwrap();
+    for shard in 0..4 {
+        let version = VersionId::NULL;
+        set.report(bucket_stamp(), &route, crate::report::Suspected { version, operation, shard });
+    }
+    world.settle().await;
+    assert!(is_whole(&world, "k").await);
+    let pass = world.engine.work_off(NodeIndex(0)).await;
+    assert_eq!((pass.done, pass.left), (0, 0));
+}
+
 /// Goal: a write whose coordinator died after some Accepts is concluded by the resolver, either way.
 /// Method: a write reaches one, two or three of four drives, all answers are lost.
 #[tokio::test(start_paused = true)]

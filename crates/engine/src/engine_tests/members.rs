@@ -198,3 +198,53 @@ async fn the_others_adopt_the_epoch_before_the_drive_accepts() {
     let ask = vec![(DriveId(7), DriveRequest::Member(MemberRequest::Membership))];
     assert!(node.call(Duration::from_secs(1), ask).await[0].is_ok());
 }
+
+/// Goal: with more than f drives gone for good a set goes on by an operator's word: what has enough shards
+/// left comes back to full width, and what has not is listed. Method: a set of 5 (f = 2, parity 2) that
+/// loses 2 keeps everything by itself; one that loses 3 after R = 3 is refused, so a set of 8 (f = 3,
+/// parity 4, R = 4) loses 4: tiny and full-width objects come back. Before, nothing may be given up that
+/// serves, and no survivor may be missing.
+#[tokio::test(start_paused = true)]
+async fn a_set_is_recovered_by_an_operators_word() {
+    let world = World::new(4, 2);
+    let kept = fill(&world).await;
+    let lost: Vec<_> = world.drives().into_iter().take(4).collect();
+    let ids: Vec<DriveId> = lost.iter().map(|(_, drive)| *drive).collect();
+    let refused = world.engine.recover_set(SET, &ids[..1]).await.unwrap_err();
+    assert!(
+        matches!(&refused, StoreError::InvalidArgument { message } if message.contains("serves"))
+    );
+    for (node, drive) in &lost {
+        node.set_down(*drive, true);
+    }
+    let refused = world.engine.recover_set(SET, &ids[..3]).await.unwrap_err();
+    assert!(matches!(refused, StoreError::BelowQuorum { .. }), "{refused}");
+    let before = world.engine.sets()[0].membership().epoch;
+    let after = world.engine.recover_set(SET, &ids).await.unwrap();
+    assert!(after.epoch > before && after.rebuilding().count() == 4 && after.counting() == 4);
+    // Their nodes find blank folders, and take the slots over one by one.
+    for (n, (node, old)) in lost.iter().enumerate() {
+        let slot = world.engine.sets()[0].membership();
+        let slot = slot.drives.iter().find(|slot| {
+            slot.rebuilding
+                && slot.node == NodeIndex((n / 2) as u16)
+                && !ids.contains(&slot.drive)
+                && slot.drive.0 > 1000
+        });
+        let holder = slot.expect("a slot to be taken over").drive;
+        let fresh = DriveId(500 + n as u128);
+        node.wipe(*old, fresh);
+        world.engine.replace_drive(SET, holder, fresh).await.unwrap();
+        world.engine.take_in(SET, fresh).await.unwrap();
+    }
+    for n in 0..4 {
+        let proof = world.engine.rebuild_drive(SET, DriveId(500 + n)).await.unwrap();
+        assert_eq!(proof.phase, "done", "{proof:?}");
+    }
+    world.settle().await;
+    for (key, body) in &kept {
+        assert!(world.get(key).await.unwrap() == *body, "{key}");
+    }
+    world.put("after", &pattern(5, 70_000)).await.unwrap();
+    assert!(world.engine.sets()[0].membership().rebuilding().next().is_none());
+}

@@ -13,13 +13,14 @@ use crate::{
         CompleteUpload, CompletedPart, Conditions, CreateUpload, EtagCondition, GetObject,
         ListUploads, ObjectStore, PutPart, UploadInfo, Wanted,
     },
+    scan::OpenOnes,
     upload_record::{SETTLE_AFTER_MICROS, UploadPhase},
     uploads::UploadAt,
 };
 
 const PART: usize = 5 << 20;
 
-async fn create(engine: &Engine, key: &str) -> UploadInfo {
+pub(super) async fn create(engine: &Engine, key: &str) -> UploadInfo {
     let create = CreateUpload {
         bucket: "b".to_owned(),
         key: Bytes::copy_from_slice(key.as_bytes()),
@@ -28,7 +29,7 @@ async fn create(engine: &Engine, key: &str) -> UploadInfo {
     engine.create_upload(create).await.expect("the bucket is live")
 }
 
-async fn part(
+pub(super) async fn part(
     engine: &Engine,
     upload: &UploadInfo,
     number: u16,
@@ -45,7 +46,7 @@ async fn part(
     Ok(CompletedPart { number, etag: info.part.etag, checksum: None })
 }
 
-fn completion(upload: &UploadInfo, parts: Vec<CompletedPart>) -> CompleteUpload {
+pub(super) fn completion(upload: &UploadInfo, parts: Vec<CompletedPart>) -> CompleteUpload {
     CompleteUpload {
         bucket: "b".to_owned(),
         key: upload.key.clone(),
@@ -55,7 +56,7 @@ fn completion(upload: &UploadInfo, parts: Vec<CompletedPart>) -> CompleteUpload 
     }
 }
 
-async fn at(engine: &Engine, upload: &UploadInfo) -> UploadAt {
+pub(super) async fn at(engine: &Engine, upload: &UploadInfo) -> UploadAt {
     let stamp = engine.bucket_scope("b").await.unwrap();
     UploadAt::new(stamp, &upload.key, upload.upload)
 }
@@ -261,7 +262,8 @@ async fn finished_uploads_give_their_parts_back() {
     tokio::time::sleep(Duration::from_secs(20)).await;
     assert_eq!(shards(), 8, "two parts on four drives; the third is freed");
     let at = at(&engine, &upload).await;
-    let left = engine.set_for(&at.register()).found_parts(&at, 0, 10).await.unwrap();
+    let left =
+        engine.set_for(&at.register()).found_parts(&at, 0, 10, &OpenOnes::Resolve).await.unwrap();
     assert!(left.is_empty(), "the object's entry keeps the bytes: {left:?}");
     assert_eq!(read_whole(&engine, "k").await.len(), PART + 64);
     engine
@@ -292,7 +294,11 @@ async fn parts_are_kept_while_a_drive_lacks_them() {
         down(&nodes[1], false);
         tokio::time::sleep(Duration::from_secs(3600)).await;
         let at = at(&engine, &upload).await;
-        let left = engine.set_for(&at.register()).found_parts(&at, 0, 10).await.unwrap();
+        let left = engine
+            .set_for(&at.register())
+            .found_parts(&at, 0, 10, &OpenOnes::Resolve)
+            .await
+            .unwrap();
         assert_eq!(left.len(), 1, "down for the part: {down_for_part}");
     }
 }

@@ -113,7 +113,8 @@ impl Rebuild {
         let shared = &self.set.shared;
         // The last first: an index shows whether the first ones are there (`drive::drive::member`).
         for part in candidate.entry.parts.iter().rev().filter(|part| part.geometry.has_data()) {
-            let body = Body { operation: part.operation, geometry: part.geometry };
+            let version = candidate.version;
+            let body = Body { version, operation: part.operation, geometry: part.geometry };
             let held = self.restock_one(scope, route, candidate, &body, ShardSource::Held).await?;
             if held == ShardStatus::Present {
                 continue;

@@ -2,6 +2,7 @@
 
 mod chores;
 mod members;
+mod rot;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -37,6 +38,8 @@ pub struct MemoryDrive {
     // ---- durable ----
     keys: BTreeMap<RegisterKey, KeyState>,
     shards: HashMap<OperationId, Stored>,
+    /// Shards found rotten or gone, and which they are: what is left of them stays, and does not count.
+    rotten: HashMap<OperationId, ShardIndex>,
     accepted_at: HashMap<(OperationId, VersionId), u64>,
     buckets: HashMap<BucketId, BucketStamp>,
     purge_floor: Ballot,
@@ -67,6 +70,7 @@ impl MemoryDrive {
             quorum: Quorum::of(set_size),
             keys: BTreeMap::new(),
             shards: HashMap::new(),
+            rotten: HashMap::new(),
             accepted_at: HashMap::new(),
             buckets: HashMap::new(),
             purge_floor: Ballot::ZERO,
@@ -138,21 +142,6 @@ impl MemoryDrive {
         self.floor = self.floor.max(self.ceiling);
     }
 
-    /// Flips a byte of the operation's shard. False when it is not here.
-    pub fn rot(&mut self, operation: OperationId) -> bool {
-        let Some(stored) = self.shards.get_mut(&operation) else { return false };
-        let mut bytes = stored.bytes.to_vec();
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 0x40;
-        stored.bytes = bytes.into();
-        true
-    }
-
-    /// Loses the operation's shard, the entry stays.
-    pub fn lose_shard(&mut self, operation: OperationId) -> bool {
-        self.shards.remove(&operation).is_some()
-    }
-
     fn view(&self, now: HybridTime) -> DriveView {
         DriveView {
             now,
@@ -188,6 +177,7 @@ impl MemoryDrive {
                 Ok(DriveReply::Done)
             }
             DriveRequest::Facts => Ok(DriveReply::Facts(self.facts())),
+            DriveRequest::Verify(verify) => self.verify(now, &verify),
             DriveRequest::Member(request) => self.member(now, request),
         }
     }
@@ -243,9 +233,7 @@ impl MemoryDrive {
                 let (_, stored) = found.ok_or_else(|| self.refused(Refusal::UploadLost))?;
                 Ok((ShardStatus::Present, Some(stored.clone())))
             }
-            ShardSource::Held if self.shards.contains_key(&entry.operation) => {
-                Ok((ShardStatus::Present, None))
-            }
+            ShardSource::Held if self.is_whole(entry.operation) => Ok((ShardStatus::Present, None)),
             ShardSource::Held | ShardSource::Missing => Ok((ShardStatus::Missing, None)),
             ShardSource::NoData => {
                 let message = "entry has data, its source names none";
@@ -311,6 +299,7 @@ impl MemoryDrive {
         if verdict != AcceptVerdict::Already {
             if let Some(stored) = stored {
                 self.shards.insert(operation, stored);
+                self.rotten.remove(&operation);
             }
             self.accepted_at.insert((operation, version), now.micros());
             let state = self.keys.entry(key.clone()).or_default();
@@ -356,7 +345,9 @@ impl MemoryDrive {
             view.registers.values().flat_map(|r| &r.entries).map(|h| h.entry.operation);
         let stored = operations.filter_map(|op| self.shards.get(&op).map(|stored| (op, stored)));
         stored
-            .filter(|(_, stored)| wanted && stored.inline)
+            .filter(|(operation, stored)| {
+                wanted && stored.inline && !self.rotten.contains_key(operation)
+            })
             .map(|(operation, stored)| InlineShard {
                 operation,
                 shard: stored.shard,
@@ -400,6 +391,7 @@ impl MemoryDrive {
                 entries.flat_map(|r| &r.entries).flat_map(|h| h.entry.data_operations());
             let pinned = self.pins.get(&operation).is_some_and(|leases| !leases.is_empty());
             if !pinned && !named.any(|op| op == operation) {
+                self.rotten.remove(&operation);
                 self.shards.remove(&operation);
             }
         }

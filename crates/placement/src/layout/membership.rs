@@ -95,10 +95,11 @@ impl SetLayout {
     /// before it, under the next epoch.
     ///
     /// # Errors
-    /// [`PlacementError::MemberRebuilding`] while another drive of the set is rebuilding: with every
-    /// drive that does not count one less may fail, so it is one after the other.
+    /// [`PlacementError::MemberRebuilding`] when `slot` counts and another drive of the set does not: with
+    /// every drive that does not count one less may fail, so it is one after the other.
     pub fn with_replaced(&self, slot: usize, drive: DriveId) -> Result<Self, PlacementError> {
-        if let Some(other) = self.rebuilding().find(|other| *other != slot) {
+        let other = self.rebuilding().find(|other| *other != slot);
+        if let Some(other) = other.filter(|_| !self.drives[slot].rebuilding) {
             let DriveSlot { drive, path, .. } = &self.drives[other];
             return Err(PlacementError::MemberRebuilding { drive: *drive, path: path.clone() });
         }
@@ -106,6 +107,24 @@ impl SetLayout {
             slot.drive = drive;
             slot.rebuilding = true;
         }))
+    }
+
+    /// The membership after all drives of `gone` (slot, and who has it from now on) were given up.
+    #[must_use]
+    pub fn with_given_up(&self, gone: &[(usize, DriveId)]) -> Self {
+        let mut next = self.clone();
+        next.epoch = SetEpoch(self.epoch.0 + 1);
+        for (slot, drive) in gone {
+            next.drives[*slot].drive = *drive;
+            next.drives[*slot].rebuilding = true;
+        }
+        next
+    }
+
+    /// Drives that count.
+    #[must_use]
+    pub fn counting(&self) -> usize {
+        self.drives.len() - self.rebuilding().count()
     }
 
     /// The membership after the drive of `slot` was rebuilt.

@@ -14,7 +14,8 @@ use super::{
     super::{bugs::Bug, rng::Rng},
     coordinator::Coordinator,
     drive::{Ask, Key},
-    ops::{At, Draft, Fail, OpenOnes, Ruling, is_put},
+    ops::{At, Draft, Fail, Ruling, is_put},
+    scan::{EVERYONE, OpenOnes},
     sim::Sim,
 };
 
@@ -199,7 +200,7 @@ impl Coordinator {
     async fn is_empty(&self, stamp: BucketStamp) -> Result<bool, Fail> {
         let (first, last) = (Key::Object(stamp.id.0, 0), Key::Object(stamp.id.0, u8::MAX));
         let marked = stamp.phase == BucketPhase::Deleting;
-        let opens = if marked { OpenOnes::Leave } else { OpenOnes::Resolve(None) };
+        let opens = if marked { OpenOnes::Leave } else { OpenOnes::Resolve(None, EVERYONE) };
         for (key, found) in self.scan(stamp, first, last, &opens).await? {
             let open = found.verdict == Verdict::Open;
             let ignored = open && self.has(Bug::OpenIsEmpty);

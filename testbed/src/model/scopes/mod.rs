@@ -11,7 +11,8 @@
 //! |---|---|
 //! | [`sim`], [`coordinator`] | the executor, and what programs do in it |
 //! | [`drive`] | a drive with stamps, guards and bytes |
-//! | [`ops`] | reads, writes, conditional writes, seals, scans |
+//! | [`ops`] | reads, writes, conditional writes, seals |
+//! | [`scan`] | scans, and what all drives say of a key |
 //! | [`buckets`] | bucket epochs |
 //! | [`uploads`], [`upload_checks`] | multipart uploads |
 
@@ -19,6 +20,7 @@ mod buckets;
 mod coordinator;
 mod drive;
 mod ops;
+mod scan;
 mod sim;
 mod upload_checks;
 mod uploads;

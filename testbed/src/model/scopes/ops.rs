@@ -1,11 +1,11 @@
-//! Reads, writes, conditional writes, seals and scans as the engine composes them from the machines
-//! (its `conversation`, `write`, `update`, `read`, `scan`), mirrored step by step.
+//! Reads, writes, conditional writes and seals as the engine composes them from the machines
+//! (its `conversation`, `write`, `update`, `read`), mirrored step by step.
 
 use bytes::Bytes;
 use holdfast_register::{
-    Answer, Blind, Candidate, Command, Conditional, Decided, Decision, Drives, Failure, HolderMask,
-    Judgement, KeyView, Machine, Read, Refusal, Reply, Resolve, Round, Seen, Source, Step, Subject,
-    Target, Verdict, judge_latest, resolve::Reach,
+    Blind, Candidate, Command, Conditional, Decided, Decision, Drives, Failure, HolderMask,
+    Machine, Read, Refusal, Reply, Resolve, Round, Seen, Source, Step, Subject, Target,
+    resolve::Reach,
 };
 use holdfast_types::{
     Ballot, BucketStamp, Entry, EntryKind, Geometry, OperationId, PartRef, VersionId,
@@ -15,6 +15,7 @@ use super::{
     super::{bugs::Bug, drive::Request},
     coordinator::Coordinator,
     drive::{Answered, Ask, Guard, Key},
+    scan::EVERYONE,
     sim::Inbox,
 };
 
@@ -90,14 +91,6 @@ enum Pause<O> {
     Done(O),
     /// The time of the whole is over: whatever is on its way stays so.
     Late,
-}
-
-/// What a scan does with open entries.
-pub enum OpenOnes {
-    /// They are resolved; adopted only while a guard is met.
-    Resolve(Option<Guard>),
-    /// They are shown as they are.
-    Leave,
 }
 
 /// Whether an entry is there at all.
@@ -339,12 +332,22 @@ impl Coordinator {
 
     /// A linearizable read.
     pub async fn read(&self, at: At) -> Result<Option<Candidate>, Fail> {
-        self.read_under(at, None).await
+        self.read_under(at, None, EVERYONE).await
     }
 
-    /// As [`Self::read`]; what is open is adopted only while `guard` is met.
-    async fn read_under(&self, at: At, guard: Option<Guard>) -> Result<Option<Candidate>, Fail> {
-        let drives = self.drives();
+    /// As [`Self::read`]; what is open is adopted only while `guard` is met, and only some drives are
+    /// heard.
+    pub async fn read_under(
+        &self,
+        at: At,
+        guard: Option<Guard>,
+        heard: HolderMask,
+    ) -> Result<Option<Candidate>, Fail> {
+        let mut drives = self.drives();
+        drives.up = drives.up.intersection(heard);
+        if drives.up.is_empty() {
+            return Err(Fail::Unavailable);
+        }
         let mut order: Vec<u8> = drives.up.iter().collect();
         let by = self.shared.borrow_mut().rng.below(order.len() as u64) as usize;
         order.rotate_left(by);
@@ -383,105 +386,5 @@ impl Coordinator {
             Pause::Done(Err(failure)) => Err(talk.explain(failure)),
             Pause::Late | Pause::Evaluate(_) => Err(Fail::Unknown),
         }
-    }
-
-    /// Asks drives; those that do not answer are left out, a newer stamp ends it.
-    pub async fn ask(
-        &self,
-        stamp: BucketStamp,
-        drives: Vec<u8>,
-        ask: &Ask,
-    ) -> Result<Vec<(u8, Answered)>, Fail> {
-        let exchange = self.exchange();
-        let mut left = drives.len();
-        for drive in drives {
-            self.call((exchange, Round(0), drive), stamp, ask.clone());
-        }
-        let mut answers = Vec::new();
-        while left > 0 {
-            let Inbox::Answer((of, _, drive), answered) = self.next(false).await else { continue };
-            if of != exchange {
-                continue;
-            }
-            left -= 1;
-            match answered {
-                Answered::Reply(Reply::Refused(
-                    Refusal::BucketOutdated { .. } | Refusal::BucketNotLive { .. },
-                )) => return Err(Fail::Changed),
-                Answered::Reply(Reply::Silent | Reply::Refused(_)) => {}
-                answered => answers.push((drive, answered)),
-            }
-        }
-        Ok(answers)
-    }
-
-    /// The keys of a range that are not gone, each judged, and what is open resolved or left so.
-    pub async fn scan(
-        &self,
-        stamp: BucketStamp,
-        first: Key,
-        last: Key,
-        open: &OpenOnes,
-    ) -> Result<Vec<(Key, Candidate)>, Fail> {
-        let quorum = self.shared.borrow().quorum;
-        let n = quorum.n();
-        let by = self.shared.borrow_mut().rng.below(n.into()) as u8;
-        let order: Vec<u8> = (0..n).map(|at| (at + by) % n).collect();
-        let (near, far) = order.split_at(usize::from(quorum.read()));
-        let mut pages: Vec<(u8, Vec<(Key, KeyView)>)> = Vec::new();
-        for batch in [near, far] {
-            let ask = Ask::Scan { first, last };
-            for (drive, answered) in self.ask(stamp, batch.to_vec(), &ask).await? {
-                if let Answered::Page(page) = answered {
-                    pages.push((drive, page));
-                }
-            }
-            if pages.len() >= usize::from(quorum.read()) {
-                break;
-            }
-        }
-        let mut keys: Vec<Key> =
-            pages.iter().flat_map(|(_, p)| p.iter().map(|(k, _)| *k)).collect();
-        keys.sort_unstable();
-        keys.dedup();
-        let mut found = Vec::new();
-        for key in keys {
-            let mut answers = vec![Answer::None; usize::from(n)];
-            for (drive, page) in &pages {
-                let view = page.iter().find(|(of, _)| *of == key).map(|(_, view)| view.clone());
-                let nothing = || KeyView { counts: true, ..KeyView::default() };
-                answers[usize::from(*drive)] = Answer::View(view.unwrap_or_else(nothing));
-            }
-            let shown = match judge_latest(quorum, &answers) {
-                Judgement::Unknown { .. } => return Err(Fail::Unavailable),
-                Judgement::Absent => None,
-                Judgement::Found(candidate) => match open {
-                    OpenOnes::Resolve(guard) if candidate.verdict == Verdict::Open => {
-                        let at = At { stamp, key, until: None };
-                        self.read_under(at, guard.clone()).await?
-                    }
-                    _ => Some(candidate),
-                },
-            };
-            let gone = |c: &Candidate| c.verdict == Verdict::Settled && !is_put(c);
-            found.extend(shown.filter(|c| !gone(c)).map(|candidate| (key, candidate)));
-        }
-        if pages.len() < usize::from(quorum.read()) {
-            return Err(Fail::Unavailable);
-        }
-        Ok(found)
-    }
-
-    /// What all drives together say of a key, nothing resolved.
-    pub async fn judged_by_all(&self, stamp: BucketStamp, key: Key) -> Result<Judgement, Fail> {
-        let quorum = self.shared.borrow().quorum;
-        let ask = Ask::Of { key, request: Request::Read, guard: None };
-        let mut answers = vec![Answer::None; usize::from(quorum.n())];
-        for (drive, answered) in self.ask(stamp, (0..quorum.n()).collect(), &ask).await? {
-            if let Answered::Reply(Reply::View(view)) = answered {
-                answers[usize::from(drive)] = Answer::View(view);
-            }
-        }
-        Ok(judge_latest(quorum, &answers))
     }
 }

@@ -12,7 +12,7 @@ use super::{
     coordinator::Coordinator,
     ops::is_put,
     sim::Sim,
-    uploads::{OBJECT, SETTLE_AFTER_MICROS, UPLOAD},
+    uploads::{OBJECT, SETTLE_AFTER_MICROS},
 };
 
 /// A write: when it began, and when it was acknowledged.
@@ -202,18 +202,9 @@ fn draw(rng: &mut Rng) -> Vec<Vec<Plan>> {
 
 /// The end: the upload is settled and swept, the object read.
 async fn check(of: &Coordinator, log: &Log) {
-    let mut settled = of.settled_upload().await;
-    for _ in 0..3 {
-        // A seal adopts what R drives show as open without asking more, until it gives up (ADR 0005).
-        if settled.is_err() {
-            for at in [OBJECT, UPLOAD] {
-                let forward = of.roll_forward(at).await;
-                of.say(|| format!("{at:?} rolled forward: {forward:?}"));
-                // Until the drives have heard of it.
-                of.pause().await;
-            }
-            settled = of.settled_upload().await;
-        }
+    let settled = of.settled_upload().await;
+    if let Err(error) = settled {
+        return violate(of, format!("the upload is not settled in quiet: {error:?}"));
     }
     of.say(|| format!("settled in quiet: {settled:?}"));
     for _ in 0..2 {

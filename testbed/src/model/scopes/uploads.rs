@@ -12,7 +12,8 @@ use super::{
     super::bugs::Bug,
     coordinator::Coordinator,
     drive::{Guard, Key},
-    ops::{At, Draft, Fail, OpenOnes, Ruling, is_put},
+    ops::{At, Draft, Fail, Ruling, is_put},
+    scan::{EVERYONE, OpenOnes},
 };
 
 /// First byte of an upload's record.
@@ -176,7 +177,7 @@ impl Coordinator {
     /// Who frees parts resolves none: the upload's phase allows it to nobody.
     fn leave(&self) -> OpenOnes {
         let resolves = self.has(Bug::AdoptionUnguarded);
-        if resolves { OpenOnes::Resolve(None) } else { OpenOnes::Leave }
+        if resolves { OpenOnes::Resolve(None, EVERYONE) } else { OpenOnes::Leave }
     }
 
     async fn found_parts(&self, open: &OpenOnes) -> Result<Vec<(u8, Candidate)>, Fail> {
@@ -253,6 +254,19 @@ impl Coordinator {
         }
     }
 
+    /// The drives that have frozen the upload for a completion: their word on its parts is final.
+    async fn frozen(&self, operation: OperationId) -> Result<HolderMask, Fail> {
+        if self.has(Bug::NoFreeze) || self.has(Bug::UnfrozenHeard) {
+            return Ok(EVERYONE);
+        }
+        match self.judged_by_all(STAMP, UPLOAD.key).await? {
+            Judgement::Found(found) if matches!(Phase::of(Some(&found)), Some(Phase::Completing(o, _)) if o == operation) => {
+                Ok(found.holders)
+            }
+            _ => Err(Fail::Unavailable),
+        }
+    }
+
     async fn write_completed(
         &self,
         operation: OperationId,
@@ -262,7 +276,8 @@ impl Coordinator {
     ) -> Result<Vec<PartRef>, Fail> {
         let frozen = Phase::Completing(operation, deadline);
         let guard = (!self.has(Bug::NoFreeze)).then(|| frozen.guard());
-        let found = self.found_parts(&OpenOnes::Resolve(guard.clone())).await?;
+        let heard = self.frozen(operation).await?;
+        let found = self.found_parts(&OpenOnes::Resolve(guard.clone(), heard)).await?;
         if found.is_empty() {
             return Err(Fail::Mismatch);
         }

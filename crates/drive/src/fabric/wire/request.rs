@@ -12,7 +12,7 @@ use holdfast_types::{
 use super::{Tables, at, handle, read_handle, read_scope, scope};
 use crate::api::{
     Accept, ChoreKind, DriveRequest, Guard, Install, ListChores, Pin, Prepare, Purge, Read, Scan,
-    Settle, ShardRead, ShardSource, UploadTarget,
+    Settle, ShardRead, ShardSource, UploadTarget, Verify,
 };
 
 /// Operations of one [`Pin`]: a completed object's parts.
@@ -32,7 +32,7 @@ pub fn call(deadline: Duration, batch: &[(DriveId, DriveRequest)]) -> v1::CallRe
     let requests = requests.collect();
     let Tables { keys, entries, .. } = tables;
     let deadline_micros = u64::try_from(deadline.as_micros()).unwrap_or(u64::MAX);
-    v1::CallRequest { deadline_micros, entries, keys, requests }
+    v1::CallRequest { deadline_micros, entries, keys, requests, ..Default::default() }
 }
 
 /// The inverse of [`call`].
@@ -173,6 +173,12 @@ fn request<'a>(command: &'a DriveRequest, to: &mut Tables<'a>) -> v1::drive_requ
             ttl_micros: pin.ttl_micros,
         }),
         DriveRequest::Facts => Kind::Facts(true),
+        DriveRequest::Verify(verify) => Kind::Verify(v1::Verify {
+            scope: Some(scope(&verify.scope)),
+            register: Some(register(&verify.key, verify.version, to)),
+            operation: value::id(verify.operation.to_bytes()),
+            shard: verify.shard.0.into(),
+        }),
         DriveRequest::Member(asked) => Kind::Member(super::member::request(asked)),
     }
 }
@@ -317,6 +323,7 @@ impl Records {
             Kind::InstallBucket(at) => DriveRequest::InstallBucket(read_scope(Some(&at))?),
             Kind::Pin(pin) => DriveRequest::Pin(read_pin(&pin)?),
             Kind::Facts(_) => DriveRequest::Facts,
+            Kind::Verify(verify) => DriveRequest::Verify(self.verify(&verify)?),
             Kind::Member(asked) => DriveRequest::Member(super::member::read_request(asked)?),
         })
     }
@@ -347,6 +354,17 @@ impl Records {
             shard: ShardIndex(value::narrow(message.shard, "shard")?),
             source: read_source(message.source)?,
             holders: HolderMask(value::narrow(message.holders, "holders")?),
+        })
+    }
+
+    fn verify(&self, message: &v1::Verify) -> Result<Verify, WireError> {
+        let (key, version) = self.register(message.register.as_ref())?;
+        Ok(Verify {
+            scope: read_scope(message.scope.as_ref())?,
+            key,
+            version,
+            operation: operation(&message.operation)?,
+            shard: ShardIndex(value::narrow(message.shard, "shard")?),
         })
     }
 

@@ -93,6 +93,13 @@ fn requests() -> Vec<DriveRequest> {
             ttl_micros: 0,
         }),
         DriveRequest::Facts,
+        DriveRequest::Verify(Verify {
+            scope,
+            key: key.clone(),
+            version,
+            operation,
+            shard: ShardIndex(15),
+        }),
     ];
     for kind in [ChoreKind::Repairs, ChoreKind::Unsettled, ChoreKind::Tombstones] {
         let after = (kind == ChoreKind::Repairs).then(Bytes::new);

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use holdfast_drive::api::{
     Chore, ChoreKind, DriveReply, DriveResult, ListChores, Scan, ScanPage, ScannedKey,
 };
-use holdfast_register::{Held, HolderMask, RegisterState};
+use holdfast_register::{Held, HolderMask, RegisterState, ShardStatus};
 use holdfast_types::{EntryKind, HybridTime, RegisterKey, VersionId};
 
 use super::MemoryDrive;
@@ -75,7 +75,13 @@ impl MemoryDrive {
             ChoreKind::Repairs => {
                 let settled = register.settled()?;
                 let full = HolderMask::full(self.quorum.n());
-                let missing = HolderMask(full.0 & !settled.holders.0);
+                let mut missing = HolderMask(full.0 & !settled.holders.0);
+                if settled.shard == ShardStatus::Missing {
+                    // Which one it would be is known of those found rotten; the others are listed by
+                    // the drives that hold theirs.
+                    let own = self.rotten.get(&settled.entry.operation);
+                    missing = own.map_or(missing, |own| missing.with(own.0));
+                }
                 (missing != none).then_some((settled, missing))
             }
             ChoreKind::Unsettled => {

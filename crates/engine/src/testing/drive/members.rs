@@ -141,13 +141,14 @@ impl MemoryDrive {
     }
 
     fn restock(&mut self, restock: &Restock) -> DriveResult {
-        if self.shards.contains_key(&restock.operation) {
+        if self.is_whole(restock.operation) {
             return Ok(DriveReply::Accepted(ShardStatus::Present));
         }
         let part = part_entry(restock);
         let (status, stored) = self.shard_from(&part, restock.shard, &restock.source)?;
         if let Some(stored) = stored {
             self.shards.insert(restock.operation, stored);
+            self.rotten.remove(&restock.operation);
         }
         Ok(DriveReply::Accepted(status))
     }

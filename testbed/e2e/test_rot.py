@@ -1,0 +1,69 @@
+"""Bytes flipped in the files of real drives: served right from the others, recorded by the drive, healed to full width."""
+import os, pathlib, time
+
+from test_cluster import digest, full_width
+
+INLINE, VOLUME = 200 << 10, 2 << 20
+
+
+def drive_of(cluster, bucket, key, shard):
+    """The folder of the drive that holds a shard."""
+    import json
+    facts = json.loads(cluster.adminctl("--json", "object", "locate", bucket, key).stdout)
+    found = facts["shards"][shard]
+    assert found["state"] == "present", found
+    return pathlib.Path(found["path"]), found["place"]
+
+
+def places(folder, sample):
+    """Where bytes lie in the log segments and volumes of a drive."""
+    for path in sorted(folder.glob("log/*.seg")) + sorted(folder.glob("volumes/*.vol")):
+        content, at = path.read_bytes(), 0
+        while (at := content.find(sample, at)) >= 0:
+            yield path, at
+            at += 1
+
+
+def flip(path, at):
+    with open(path, "r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 0x20]))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def test_rot_is_served_around_and_healed(cluster):
+    """The first data shard of each object rots; every node serves it right; the drive has a whole copy again."""
+    s3 = cluster.s3(1)
+    s3.create_bucket(Bucket="rotten")
+    bodies = {f"{kind}/{n}": os.urandom(size) for kind, size in (("log", INLINE), ("volume", VOLUME)) for n in range(4)}
+    for key, body in bodies.items():
+        s3.put_object(Bucket="rotten", Key=key, Body=body)
+    deadline = time.monotonic() + 30
+    while not all(full_width(cluster, "rotten", key) for key in bodies):
+        assert time.monotonic() < deadline, "never at full width"
+        time.sleep(0.5)
+    harmed = {}
+    for key, body in bodies.items():
+        # Shard 0 begins with the body's first bytes.
+        folder, place = drive_of(cluster, "rotten", key, 0)
+        assert place == ("inline" if key.startswith("log") else "volume")
+        found = list(places(folder, body[:2048]))
+        assert found, f"{key}: no copy in {folder}"
+        for path, at in found:
+            flip(path, at + 1000)
+        assert not list(places(folder, body[:2048]))
+        harmed[key] = folder
+    deadline = time.monotonic() + 60
+    while harmed:
+        for node in (1, 2, 3, 4):
+            for key, body in bodies.items():
+                got = cluster.s3(node).get_object(Bucket="rotten", Key=key)["Body"].read()
+                assert digest(got) == digest(body), (node, key)
+        for key, folder in list(harmed.items()):
+            if full_width(cluster, "rotten", key) and list(places(folder, bodies[key][:2048])):
+                del harmed[key]
+        assert time.monotonic() < deadline, f"not healed: {harmed}"
+        time.sleep(0.5)
