@@ -107,6 +107,13 @@ impl Worker {
         Self { shared, clients, random, node: 0 }
     }
 
+    /// A client of the administrative paths.
+    pub fn admin(shared: Arc<Shared>) -> Self {
+        let mut targets = shared.targets.clone();
+        targets.iter_mut().for_each(|target| target.bucket = "_admin".to_owned());
+        Self::to(shared, targets, 0, 0)
+    }
+
     /// Works until `end`.
     pub async fn work(mut self, end: Instant) {
         while Instant::now() < end {

@@ -10,13 +10,17 @@ use std::{
 use anyhow::Result;
 
 use super::{
-    client::Shared,
+    client::{Shared, Worker},
     plan::{Episode, Kind},
+    wiping,
 };
 use crate::fault::{Area, Fault, bring_about};
 
 /// Blocks that rot in one episode.
 const ROTTEN_BLOCKS: usize = 60;
+
+/// Between episodes at least, when one took longer than planned.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// What was done, by kind.
 pub type Done = BTreeMap<Kind, u32>;
@@ -31,6 +35,7 @@ pub async fn run(
     end: Instant,
 ) -> Done {
     let begin = Instant::now();
+    let mut admin = Worker::admin(shared.clone());
     let mut done = Done::new();
     for episode in episodes {
         let at = begin + Duration::from_millis(episode.at_ms);
@@ -38,6 +43,14 @@ pub async fn run(
             break;
         }
         tokio::time::sleep_until(at.into()).await;
+        let wiped = match episode.kind {
+            // A drive that is wiped while another is away or not rebuilt is more than was promised.
+            Kind::Wipe => match wiping::before(&mut admin, &dir, &episode).await {
+                Some(wiped) => Some(wiped),
+                None => continue,
+            },
+            _ => None,
+        };
         eprintln!("testbed: {:6.1} s {}", begin.elapsed().as_secs_f64(), told(&episode));
         let (folder, kind) = (dir.clone(), episode.kind);
         let acted = tokio::task::spawn_blocking(move || act(&folder, &episode, nodes)).await;
@@ -45,6 +58,12 @@ pub async fn run(
             Ok(()) => *done.entry(kind).or_default() += 1,
             Err(error) => shared.book.violation(format!("{kind:?}: {error:#}")),
         }
+        if let Some(wiped) = wiped
+            && let Err(why) = wiping::after(&mut admin, &wiped).await
+        {
+            shared.book.violation(why);
+        }
+        tokio::time::sleep(PAUSE).await;
     }
     done
 }

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`plan`] | which faults, drawn from the seed |
 //! | [`faults`] | brings them into effect |
+//! | [`wiping`] | waits for what a wiped drive needs before and after |
 //! | [`client`] | clients of objects |
 //! | [`life`] | clients of buckets that come and go |
 //! | [`book`] | what the clients did and saw |
@@ -41,6 +42,7 @@ mod faults;
 mod life;
 mod plan;
 pub mod settle;
+mod wiping;
 
 /// The bucket of the objects.
 const BUCKET: &str = "torture";
@@ -57,7 +59,7 @@ pub struct Args {
     /// Clients of objects.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=256))]
     clients: u64,
-    /// Kinds of faults, separated by commas; all but `wipe` by default.
+    /// Kinds of faults, separated by commas; all by default.
     #[arg(long, value_enum, value_delimiter = ',')]
     faults: Option<Vec<Kind>>,
     /// Where the cluster lives; a folder of its own that goes afterwards by default.
@@ -224,7 +226,7 @@ async fn torture(args: &Args, dir: &Path) -> Result<Report> {
     }
     let (faults, bucket_lives) = (faults.await?, lives.await?);
     let counts = shared.book.counts();
-    let full_width = settle::full_width(&shared, args.seed).await;
+    let full_width = settle::full_width(&shared).await;
     settle::read_all(&shared, args.seed).await;
     let keys = shared.book.keys().len();
     let events = settle::check_all(&shared);

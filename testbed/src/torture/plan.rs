@@ -40,7 +40,7 @@ pub enum Kind {
 }
 
 /// What is drawn unless the caller says otherwise.
-pub const DEFAULT: [Kind; 10] = [
+pub const DEFAULT: [Kind; 11] = [
     Kind::Kill,
     Kind::Stop,
     Kind::Pause,
@@ -51,6 +51,7 @@ pub const DEFAULT: [Kind; 10] = [
     Kind::Crash,
     Kind::Dark,
     Kind::Rot,
+    Kind::Wipe,
 ];
 
 /// Drives that may rot in one run before what rots is known to be healed: a version at full width
@@ -202,7 +203,6 @@ mod tests {
                     "{kind:?}"
                 );
             }
-            assert!(episodes.iter().all(|episode| episode.kind != Kind::Wipe), "not by default");
         }
     }
 

@@ -29,11 +29,11 @@ const READERS: usize = 8;
 const NODES_MAX: usize = 4_000_000;
 
 /// Waits for full width; how long it took.
-pub async fn full_width(shared: &Arc<Shared>, seed: u64) -> Duration {
+pub async fn full_width(shared: &Arc<Shared>) -> Duration {
     let begin = Instant::now();
     let mut short: Vec<(usize, usize)> = shared.book.keys();
     let mut why = String::new();
-    let mut worker = admin(shared, seed);
+    let mut worker = Worker::admin(shared.clone());
     while !short.is_empty() && begin.elapsed() < FULL_WIDTH_WITHIN {
         let mut left = Vec::new();
         for (group, key) in short {
@@ -53,12 +53,6 @@ pub async fn full_width(shared: &Arc<Shared>, seed: u64) -> Duration {
         shared.book.violation(format!("{count} keys short after {seconds} s, the last: {why}"));
     }
     begin.elapsed()
-}
-
-fn admin(shared: &Arc<Shared>, seed: u64) -> Worker {
-    let mut targets = shared.targets.clone();
-    targets.iter_mut().for_each(|target| target.bucket = "_admin".to_owned());
-    Worker::to(shared.clone(), targets, seed, 2_000)
 }
 
 /// What a key lacks at full width, as `adminctl object locate` tells; `None` when it has everything, or
