@@ -23,7 +23,7 @@ use crate::{
     api::BoxBody,
     draft::{Data, Received, Uploaded},
     error::StoreError,
-    set::{Route, SetHandle, SetShared, describe},
+    set::{Route, SetHandle, SetShared, describe, inline_max},
     task,
 };
 
@@ -55,7 +55,8 @@ impl SetHandle {
         if length.is_some_and(|length| length > limits::PART_BYTES_MAX) {
             return Err(StoreError::EntityTooLarge);
         }
-        let inline_max = self.inline_max();
+        let inline_width = self.inline_width();
+        let inline_max = inline_max(inline_width);
         let small = length.map_or(inline_max, |l| (l as usize).min(inline_max));
         // The body itself, its shards and their parity.
         let permit = set.admission.bytes(small * 3).await?;
@@ -66,7 +67,9 @@ impl SetHandle {
             return Ok(Received { data: Data::Inline(bytes), size, digest, permit });
         }
         let Head::More(pieces) = head else { unreachable!("the other variant was handled") };
-        let width = set.width(length.unwrap_or(u64::MAX));
+        // Readers tell by its shape whether a body rides inline. Drives that came back while it came in
+        // would make one that is streamed as wide as one that does: no wider than the bound was for.
+        let width = set.width(length.unwrap_or(u64::MAX)).min(inline_width);
         let geometry = Geometry::new(width, set.n(), length.unwrap_or(0));
         let room = geometry.stripe_bytes() as usize * STRIPES_IN_MEMORY;
         drop(permit);

@@ -146,8 +146,12 @@ impl SetHandle {
     /// The largest body whose shards travel inside Accept, as the set stands now.
     #[must_use]
     pub fn inline_max(&self) -> usize {
-        let shards = self.shared.quorum.data_shards(self.shared.health.down_count());
-        usize::from(shards) * limits::INLINE_SHARD_BYTES_MAX as usize
+        inline_max(self.inline_width())
+    }
+
+    /// The width that [`Self::inline_max`] is for.
+    pub(crate) fn inline_width(&self) -> u8 {
+        self.shared.quorum.data_shards(self.shared.health.down_count())
     }
 
     /// A ballot above all this process drew or was shown.
@@ -266,6 +270,11 @@ fn part_guard(key: &RegisterKey) -> Result<Option<Guard>, CodecError> {
     let (object, upload, _) = key.upload_parts()?;
     let register = RegisterKey::upload(key.bucket, &object, upload);
     Ok(Some(upload_record::guard(register, UploadPhase::Open)))
+}
+
+/// The largest body whose shards travel inside Accept at this width.
+pub(crate) fn inline_max(width: u8) -> usize {
+    usize::from(width) * limits::INLINE_SHARD_BYTES_MAX as usize
 }
 
 /// Requests to shards of one key, to be sent with one message a node.

@@ -3,10 +3,15 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::{StreamExt, stream};
 use holdfast_types::SetIndex;
 
 use super::World;
-use crate::{StoreError, testing::pattern};
+use crate::{
+    StoreError,
+    api::PutObject,
+    testing::{body_from, bucket_stamp, pattern},
+};
 
 const SIZES: [usize; 3] = [10_240, 200_000, 2 << 20];
 
@@ -232,4 +237,31 @@ async fn a_hung_node_holds_bounded_room() {
     assert!(most.stragglers >= 20 && most.stragglers <= 50 && most.straggler_bytes <= 200_000);
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(world.engine.load(), crate::Load::default());
+}
+
+/// Goal: a body is read the way it was written, whatever drives come back while it comes in. It happened
+/// when a node was started again under writers: bodies of 600 KiB were too large to ride inline in a set
+/// without four drives, were streamed to extents at the width of the whole set, looked as if they rode
+/// inline, and could not be read by anybody though every drive had its shard. Method: four drives are
+/// down when the body begins and up before it ends, with its length announced and not.
+#[tokio::test(start_paused = true)]
+async fn what_is_streamed_is_not_taken_for_inline() {
+    let bytes = pattern(3, 600 << 10);
+    for length in [Some(bytes.len() as u64), None] {
+        let world = World::new(4, 4);
+        let set = world.engine.set_for(&super::register("k"));
+        let down: Vec<usize> = (0..4).collect();
+        down.iter().for_each(|slot| assert!(set.shared.health.mark_down(*slot)));
+        let (shared, first, rest) =
+            (set.shared.clone(), bytes.slice(..530_000), bytes.slice(530_000..));
+        let back = async move {
+            down.iter().for_each(|slot| assert!(shared.health.mark_up(*slot)));
+            Ok(first)
+        };
+        let body = stream::once(back).chain(stream::once(async { Ok(rest) }));
+        let put = PutObject { key: "k".into(), length, ..PutObject::default() };
+        let put = world.engine.put_under(bucket_stamp(), put, body_from(body)).await;
+        put.expect("all drives are there");
+        assert!(world.get("k").await.expect("it was acknowledged") == bytes, "{length:?}");
+    }
 }
