@@ -25,7 +25,7 @@ def test_a_minute_of_torture():
     assert found["checked"] > 300 and len(found["faults"]) >= 2, found
 
 
-@pytest.mark.parametrize("bug", ["read-below-quorum", "repairs-dropped"])
+@pytest.mark.parametrize("bug", ["read-below-quorum", "heal-stale-shard"])
 def test_torture_catches_planted_bugs(bug):
     """Goal: torture can fail. Method: two of the planted bugs; docs/reliability.md has all."""
     needs_sabotage()

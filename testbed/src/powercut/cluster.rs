@@ -50,7 +50,7 @@ async fn cut_all(args: &Args, home: &Path, cluster: &Cluster, rig: &mut Rig) -> 
     let nodes = cluster.nodes.len();
     torture::start_all(home, (1..=nodes).collect()).context("start the cluster")?;
     let shared = Arc::new(Shared::new(args.seed, torture::targets(cluster)?));
-    Client::new(shared.targets[0].clone()).create_bucket().await.context("create the bucket")?;
+    torture::create_bucket(&mut Client::new(shared.targets[0].clone())).await?;
     while report.runs < args.runs {
         let length = Duration::from_millis(random.random_range(400..2_500));
         let end = Instant::now() + length + AFTER;

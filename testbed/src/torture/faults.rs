@@ -43,6 +43,10 @@ pub async fn run(
             break;
         }
         tokio::time::sleep_until(at.into()).await;
+        // Episodes that took longer than planned push the rest back.
+        if Instant::now() >= end {
+            break;
+        }
         let wiped = match episode.kind {
             // A drive that is wiped while another is away or not rebuilt is more than was promised.
             Kind::Wipe => match wiping::before(&mut admin, &dir, &episode).await {
@@ -106,7 +110,10 @@ fn act(dir: &Path, episode: &Episode, nodes: usize) -> Result<()> {
         }
         Kind::Dark => {
             let begin = hang.into_iter().chain([Fault::KillNode { node }]);
-            (begin.collect(), resume.into_iter().chain([Fault::StartNode { node }]).collect())
+            // Everything dies before the drive goes on: what waits in it must not come late.
+            let rest = all.clone().filter(|alive| *alive != node);
+            let mend = rest.map(|node| Fault::KillNode { node }).chain(resume);
+            (begin.collect(), mend.collect())
         }
         Kind::Crash => (all.clone().map(|node| Fault::KillNode { node }).collect(), Vec::new()),
         Kind::Rot => {
@@ -126,8 +133,8 @@ fn act(dir: &Path, episode: &Episode, nodes: usize) -> Result<()> {
     // Whatever failed: what follows must not meet a node that is still away.
     let mending: Vec<Result<()>> = mend.into_iter().map(bring).collect();
     let mut mended = mending.into_iter().collect::<Result<()>>();
-    if *kind == Kind::Crash {
-        mended = start_all(dir, all.collect());
+    if matches!(kind, Kind::Crash | Kind::Dark) {
+        mended = mended.and(start_all(dir, all.collect()));
     }
     // A drive that has no large shards has nothing that can rot, an index not flushed yet no files.
     if matches!(kind, Kind::Rot | Kind::Scribble) { mended } else { began.and(mended) }

@@ -206,11 +206,23 @@ fn schedule(args: &Args, cluster: &Cluster, millis: u64) -> Result<Vec<Episode>>
     Ok(plan::plan(args.seed, millis, shape, &kinds))
 }
 
+/// Creates the bucket of the objects. Nodes that have only just found each other may refuse for a moment.
+pub async fn create_bucket(client: &mut Client) -> Result<()> {
+    const TRIES: usize = 50;
+    for _ in 1..TRIES {
+        if client.create_bucket().await.is_ok() {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    client.create_bucket().await.context("create the bucket")
+}
+
 async fn torture(args: &Args, dir: &Path) -> Result<Report> {
     let cluster = Cluster::load(dir)?;
     let targets = targets(&cluster)?;
     let mut first = Client::new(targets[0].clone());
-    first.create_bucket().await.context("create the bucket")?;
+    create_bucket(&mut first).await?;
     let shared = Arc::new(Shared::new(args.seed, targets));
     let length = Duration::from_secs_f64(args.minutes * 60.0);
     let episodes = schedule(args, &cluster, length.as_millis() as u64)?;

@@ -3,7 +3,7 @@
 //! One episode at a time, with a pause behind each. An episode never takes more than the product
 //! promises to survive: all that is away at one time stays within f drives of the set, but for two kinds
 //! that promise 5 (below quorum the answer is an error) and promise 3 (any crash loses nothing) are
-//! about: `dark` takes one drive more than f for a moment, `crash` all nodes at once. What rots is never
+//! about: `dark` takes one drive more than f for a moment and then everything, `crash` all nodes at once. What rots is never
 //! more than m drives' worth of shards; a drive is wiped only when everything is at full width.
 
 use rand::{Rng, SeedableRng as _, seq::SliceRandom as _};
@@ -31,7 +31,7 @@ pub enum Kind {
     Scribble,
     /// Every node is killed at once.
     Crash,
-    /// A node is killed while a drive of another hangs: one drive more than f.
+    /// A node is killed while a drive of another hangs, one drive more than f; then all others are, too.
     Dark,
     /// Blocks of a drive's volumes rot.
     Rot,
@@ -144,7 +144,7 @@ fn draw(kind: Kind, at_ms: u64, shape: Shape, random: &mut ChaCha8Rng) -> Episod
     let lasts_ms = match kind {
         Kind::Dark => {
             drives.push((other, random.random_range(1..=shape.drives)));
-            random.random_range(1_500..4_000)
+            random.random_range(300..2_500)
         }
         Kind::Hang => {
             for _ in 0..random.random_range(1..=shape.away) {

@@ -15,7 +15,10 @@ use serde_json::Value as Json;
 
 use super::{
     book::{KeyLog, key_name},
-    checker::{Verdict, check, key::Key},
+    checker::{
+        Verdict, check,
+        key::{Key, anonymous},
+    },
     client::{Outcome, Shared, Worker},
 };
 
@@ -141,7 +144,7 @@ pub fn check_all(shared: &Shared) -> usize {
 /// What is wrong with one key's history.
 fn check_one((group, key): (usize, usize), log: &KeyLog) -> Option<String> {
     let name = key_name(group, key);
-    match check::<Key>(None, &log.events, NODES_MAX) {
+    match check::<Key>(None, &anonymous(&log.events), NODES_MAX) {
         Verdict::Explained => None,
         Verdict::TooHard => Some(format!("{name}: cannot be checked")),
         Verdict::Impossible(left) => {

@@ -11,7 +11,7 @@ pub trait Spec {
     /// The copy.
     type State: Clone + Eq + Hash;
     /// An operation with the answer it got.
-    type Op;
+    type Op: PartialEq;
 
     /// The copy after `op`, when it would have given this answer.
     fn step(state: &Self::State, op: &Self::Op) -> Option<Self::State>;
@@ -61,6 +61,8 @@ impl Taken {
 struct Node<S> {
     taken: Taken,
     state: S,
+    /// The operation of unknown outcome that was taken last, with the state before it.
+    opened: Option<(S, usize)>,
 }
 
 /// Checks a history from `initial` on, looking at no more than `nodes_max` partial orders.
@@ -70,7 +72,8 @@ pub fn check<S: Spec>(initial: S::State, events: &[Event<S::Op>], nodes_max: usi
     let mut been = HashSet::new();
     let mut best: Option<(usize, Vec<usize>)> = None;
     let words = events.len().div_ceil(64);
-    let mut open = vec![Node { taken: Taken(vec![0; words]), state: initial }];
+    let root = Node { taken: Taken(vec![0; words]), state: initial, opened: None };
+    let mut open = vec![root];
     while let Some(mut node) = open.pop() {
         let next = settle::<S>(&mut node, events, &by_call);
         if !been.insert((node.taken.clone(), node.state.clone())) {
@@ -88,13 +91,26 @@ pub fn check<S: Spec>(initial: S::State, events: &[Event<S::Op>], nodes_max: usi
         }
         // The last pushed is looked at first: those that returned, in the order of their calls, before
         // those that may never have taken effect.
-        let (unknown, returned): (Vec<usize>, Vec<usize>) =
+        let (mut unknown, returned): (Vec<usize>, Vec<usize>) =
             next.into_iter().partition(|place| events[*place].returned.is_none());
+        // Of operations alike the one called first can do whatever a later one can.
+        let mut kinds: Vec<&S::Op> = Vec::new();
+        unknown.retain(|place| {
+            let op = &events[*place].op;
+            let new = !kinds.contains(&op);
+            kinds.push(op);
+            new
+        });
         for place in unknown.into_iter().rev().chain(returned.into_iter().rev()) {
             let Some(state) = S::step(&node.state, &events[place].op) else { continue };
+            if is_needless::<S>(&node, events, place, &state) {
+                continue;
+            }
             let mut taken = node.taken.clone();
             taken.take(place);
-            open.push(Node { taken, state });
+            let unknown = events[place].returned.is_none();
+            let opened = unknown.then(|| (node.state.clone(), place));
+            open.push(Node { taken, state, opened });
         }
     }
     Verdict::Impossible(best.map(|(_, left)| left).unwrap_or_default())
@@ -117,7 +133,24 @@ fn settle<S: Spec>(
             return next.into_iter().filter(|place| !S::is_read(&events[*place].op)).collect();
         }
         reads.into_iter().for_each(|place| node.taken.take(place));
+        // What was seen may have needed it.
+        node.opened = None;
     }
+}
+
+/// Whether `place`, which leads to `state`, need not follow the operation of unknown outcome that was
+/// taken just before: without that one it leads to the same state, or the two lead there in the other
+/// order as well. An operation of unknown outcome can always come later or never, so what is passed
+/// over here is looked at elsewhere, and histories with many of them stay searchable.
+fn is_needless<S: Spec>(
+    node: &Node<S::State>,
+    events: &[Event<S::Op>],
+    place: usize,
+    state: &S::State,
+) -> bool {
+    let Some((before, opened)) = &node.opened else { return false };
+    let Some(without) = S::step(before, &events[place].op) else { return false };
+    without == *state || S::step(&without, &events[*opened].op).as_ref() == Some(state)
 }
 
 /// Events that no other one must precede: called before any event left had returned.
