@@ -163,3 +163,19 @@ fn date(seconds: u64) -> String {
     let year = year_of_era + era * 400 + u64::from(month <= 2);
     format!("{year:04}{month:02}{day:02}")
 }
+
+/// Tries of a request that a death or a change of members may answer by 503: stock clients repeat it.
+const TRIES: usize = 12;
+
+/// Tries a request until it is answered otherwise than by 503 or silence.
+pub fn patiently(client: &Client, method: &str, path: &str, body: &[u8]) -> (u16, Vec<u8>) {
+    let mut answer = (0, Vec::new());
+    for _ in 0..TRIES {
+        answer = client.request(method, path, body);
+        if !matches!(answer.0, 0 | 503) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(250));
+    }
+    answer
+}

@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    client::Client,
+    client::{Client, patiently},
     node::{Node, free_port},
 };
 
@@ -16,9 +16,6 @@ const NODES: usize = 4;
 
 /// Longer than a rebuild takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
-
-/// Tries of a request that a death or a change of members may answer by 503: stock clients repeat it.
-const TRIES: usize = 12;
 
 struct Cluster {
     dir: tempfile::TempDir,
@@ -85,19 +82,6 @@ fn wipe(drive: &Path) {
 fn body(n: usize) -> Vec<u8> {
     let len = if n.is_multiple_of(8) { 700_000 + n } else { 9_000 + n };
     (0..len).map(|at| (at * 31 + n * 7 + at / 251) as u8).collect()
-}
-
-/// Tries a request until it is answered otherwise than by 503 or silence.
-fn patiently(client: &Client, method: &str, path: &str, body: &[u8]) -> (u16, Vec<u8>) {
-    let mut answer = (0, Vec::new());
-    for _ in 0..TRIES {
-        answer = client.request(method, path, body);
-        if !matches!(answer.0, 0 | 503) {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(250));
-    }
-    answer
 }
 
 /// Puts objects through the first node until told to stop; how many were acknowledged, each in turn.
