@@ -12,7 +12,7 @@ use std::{
 
 use futures::future::BoxFuture;
 use holdfast_drive::{
-    fabric::{Dialer, FabricService, Here, Host, HostConfig, auth::Key},
+    fabric::{FabricService, Here, Host, HostConfig, auth::Key},
     node::Node,
     supervisor::NodeHandle,
     traced::{Side, Traced},
@@ -43,7 +43,7 @@ use crate::{
     operator::Operator,
     seams::{SystemClock, SystemRandom},
     startup::{LocalStartup, Member, Reports, fetch_layout, find_layout, my_index},
-    tls::{self, TlsDialer},
+    tls,
     whoami::{Addresses, find_me, host_and_port},
 };
 
@@ -263,17 +263,13 @@ impl Process {
     }
 
     fn peers(&self, name: &str, here: watch::Receiver<Here>) -> Peers {
-        let dialer: Arc<dyn Dialer> = match &self.certs {
-            Some(certs) => Arc::new(TlsDialer(certs.clone())),
-            None => self.faults.dialer(name),
-        };
         Peers::new(Links {
             key: self.key.clone(),
             here,
             clock: self.clock.clone(),
             random: self.random.clone(),
             scheme: self.config.scheme(),
-            dialer,
+            dialer: self.faults.dialer(name, self.certs.clone()),
         })
     }
 

@@ -130,22 +130,30 @@ impl Service<http::Uri> for Connector {
 
     fn call(&mut self, uri: http::Uri) -> Self::Future {
         let certs = self.0.clone();
-        Box::pin(async move {
-            let wrong = |error: TlsError| io::Error::other(format!("{error}: {}", error.cure()));
-            let authority = uri.authority().map_or("", |authority| authority.as_str());
-            let config = certs.client_config().map_err(wrong)?;
-            let name = server_name(authority).map_err(wrong)?;
-            let stream = TcpStream::connect(authority).await?;
-            stream.set_nodelay(true)?;
-            let connected = TlsConnector::from(config).connect(name, stream).await;
-            let authorities = certs.dir().join(holdfast_tls::certs::AUTHORITIES);
-            let explained = |error: io::Error| {
-                let url = format!("https://{authority}");
-                io::Error::other(explain(&error, &url, &authorities.display().to_string()))
-            };
-            connected.map(TokioIo::new).map_err(explained)
-        })
+        Box::pin(async move { connect(&certs, &uri).await.map(TokioIo::new) })
     }
+}
+
+/// A connection to a peer over TLS.
+///
+/// # Errors
+/// With the cure where TLS knows one.
+pub(crate) async fn connect(
+    certs: &Certs,
+    uri: &http::Uri,
+) -> io::Result<client::TlsStream<TcpStream>> {
+    let wrong = |error: TlsError| io::Error::other(format!("{error}: {}", error.cure()));
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let config = certs.client_config().map_err(wrong)?;
+    let name = server_name(authority).map_err(wrong)?;
+    let stream = TcpStream::connect(authority).await?;
+    stream.set_nodelay(true)?;
+    let connected = TlsConnector::from(config).connect(name, stream).await;
+    let authorities = certs.dir().join(holdfast_tls::certs::AUTHORITIES);
+    connected.map_err(|error| {
+        let url = format!("https://{authority}");
+        io::Error::other(explain(&error, &url, &authorities.display().to_string()))
+    })
 }
 
 /// Takes renewed certificates over, when their files change or SIGHUP asks for it, and speaks of those

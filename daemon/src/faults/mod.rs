@@ -29,6 +29,9 @@ use holdfast_drive::{
     fabric::{Dialer, TcpDialer},
 };
 
+use holdfast_tls::Certs;
+
+use crate::tls::TlsDialer;
 use disk::HangingDisk;
 use link::CutDialer;
 
@@ -95,11 +98,12 @@ impl Faults {
         }
     }
 
-    /// Connections of the node called `name`, which are cut when it is told so.
-    pub fn dialer(self: &Arc<Self>, name: &str) -> Arc<dyn Dialer> {
-        match self.folder {
-            Some(_) => Arc::new(CutDialer::new(self.clone(), authority(name))),
-            None => Arc::new(TcpDialer),
+    /// Connections of the node called `name`, over TLS with `certs`; cut when it is told so.
+    pub fn dialer(self: &Arc<Self>, name: &str, certs: Option<Arc<Certs>>) -> Arc<dyn Dialer> {
+        match (&self.folder, certs) {
+            (Some(_), certs) => Arc::new(CutDialer::new(self.clone(), authority(name), certs)),
+            (None, Some(certs)) => Arc::new(TlsDialer(certs)),
+            (None, None) => Arc::new(TcpDialer),
         }
     }
 
