@@ -19,7 +19,7 @@ use crate::{
     manifest::{ManifestError, ManifestStore},
     meta_index::{Lsn, keeper::IndexKeeper},
     overlay::{Overlay, Slot},
-    runs::{Run, RunContent, RunError, RunItem, RunStore},
+    runs::{Run, RunContent, RunError, RunId, RunItem, RunStore},
 };
 
 use super::{
@@ -126,6 +126,21 @@ impl Background {
     /// Whether the runs answer because the index is not to be trusted.
     pub(super) fn is_reindexing(&self) -> bool {
         self.index_opened && self.keeper.wants_rebuild()
+    }
+
+    /// What an operator is told when rot was met in runs (ADR 0017); the runs are named by file.
+    pub(super) fn rot(&self) -> Option<String> {
+        let set = self.runs.set();
+        let files: Vec<String> = set.rotten().map(RunId::path).collect();
+        let first = files.first()?;
+        let others = match files.len() {
+            1 => String::new(),
+            n => format!(" and {} more", n - 1),
+        };
+        Some(format!(
+            "rot in {first}{others}: what it told of some keys is lost here, and the drive answers \
+             nothing about them; once all others of its set are whole, put a blank drive in its place"
+        ))
     }
 
     fn store(&self) -> Store {

@@ -368,7 +368,7 @@ impl Drive {
                     )
                 }
                 None if self.table.facts.standing == Standing::Joining => JOINING.to_owned(),
-                None => suspicion.unwrap_or_default(),
+                None => suspicion.or_else(|| self.background.rot()).unwrap_or_default(),
             },
             capacity_bytes: self.space.capacity_bytes,
             free_bytes: spare + self.volumes.free_blocks() * BLOCK_U64,

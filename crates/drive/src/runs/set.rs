@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Patience, Run, RunContent, RunCursor, RunError, RunItem, RunMeta, plan::plan_merge};
+use super::{
+    Patience, Run, RunContent, RunCursor, RunError, RunId, RunItem, RunMeta, plan::plan_merge,
+};
 use crate::meta_index::prefix_end;
 
 /// The runs of a drive at one moment, newest first. Immutable: a new run or a merge makes a new set,
@@ -31,6 +33,11 @@ impl RunSet {
     #[must_use]
     pub fn metas(&self) -> Vec<RunMeta> {
         self.runs.iter().map(|run| run.meta().clone()).collect()
+    }
+
+    /// The runs in which rot was met since they were opened, newest first.
+    pub fn rotten(&self) -> impl Iterator<Item = RunId> {
+        self.runs.iter().filter(|run| !run.is_whole()).map(|run| run.meta().id)
     }
 
     /// Items, counting those of each run: an upper bound of the keys held.
@@ -84,7 +91,8 @@ impl RunSet {
     /// What is held for `key`.
     ///
     /// # Errors
-    /// [`RunError`]; on rot in a newer run older ones are not asked, for they may be outdated.
+    /// [`RunError`]; on rot in a newer run older ones are not asked, for they may be outdated
+    /// (INV-RUN-1).
     pub fn get(&self, key: &[u8], patience: Patience) -> Result<Option<RunItem>, RunError> {
         for run in &self.runs {
             if let Some(item) = run.get(key, patience)? {
