@@ -1,18 +1,113 @@
-//! Runs, and the index that answers for them, as what lies under the overlay.
+//! [`Base`]: what lies under the overlay: runs, and the index that answers for them.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::{
+    loaded::Want,
     meta_index::keeper::IndexKeeper,
-    overlay::{Base, BaseError, BasePage},
-    runs::{Patience, RunContent, RunError, RunItem, RunStore, set},
+    runs::{Patience, RottenRange, RunContent, RunError, RunItem, RunStore, set},
 };
+
+/// Why the base does not answer.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum BaseError {
+    /// It cannot be known.
+    #[error("look up record: {cause}")]
+    Failed {
+        /// What was found.
+        cause: String,
+    },
+    /// The run block that knew is rotten, or was (INV-RUN-1).
+    #[error("look up record: rot hid what is known of it")]
+    Rotten(RottenRange),
+    /// Nothing is wrong, but the answer is not in memory: an I/O thread has to bring this up first.
+    #[error("look up record: it is not in memory")]
+    Waits(Want),
+}
+
+/// A page of raw records.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct BasePage {
+    /// Keys, strictly rising, and values.
+    pub items: Vec<(Bytes, Bytes)>,
+    /// Whether keys of the range may follow.
+    pub more: bool,
+}
+
+/// What lies under the overlay: runs, and the index that answers for them.
+pub trait Base: Send + Sync {
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// When it cannot be known.
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, BaseError>;
+
+    /// Records from `start` (inclusive) to `end` (exclusive), at most `limit`.
+    ///
+    /// # Errors
+    /// When they cannot be known.
+    fn scan(&self, start: &[u8], end: Option<&[u8]>, limit: usize) -> Result<BasePage, BaseError>;
+
+    /// All registers of the key that encodes as `prefix`.
+    ///
+    /// # Errors
+    /// When they cannot be known.
+    fn key(&self, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, BaseError>;
+
+    /// As [`Self::get`], from memory alone: `None` when it would have to wait for the device.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    fn try_get(&self, key: &[u8]) -> Result<Option<Option<Bytes>>, BaseError>;
+
+    /// As [`Self::key`], from memory alone: `None` when it would have to wait for the device.
+    ///
+    /// # Errors
+    /// As [`Self::key`].
+    fn try_key(&self, prefix: &[u8]) -> Result<Option<Vec<(Bytes, Bytes)>>, BaseError>;
+
+    /// Whether it holds nothing at all.
+    fn is_empty(&self) -> bool;
+}
+
+/// A base that holds nothing: a drive all of whose state is in its log.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct EmptyBase;
+
+impl Base for EmptyBase {
+    fn get(&self, _: &[u8]) -> Result<Option<Bytes>, BaseError> {
+        Ok(None)
+    }
+
+    fn scan(&self, _: &[u8], _: Option<&[u8]>, _: usize) -> Result<BasePage, BaseError> {
+        Ok(BasePage::default())
+    }
+
+    fn key(&self, _: &[u8]) -> Result<Vec<(Bytes, Bytes)>, BaseError> {
+        Ok(Vec::new())
+    }
+
+    fn try_get(&self, _: &[u8]) -> Result<Option<Option<Bytes>>, BaseError> {
+        Ok(Some(None))
+    }
+
+    fn try_key(&self, _: &[u8]) -> Result<Option<Vec<(Bytes, Bytes)>>, BaseError> {
+        Ok(Some(Vec::new()))
+    }
+
+    fn is_empty(&self) -> bool {
+        true
+    }
+}
 
 impl From<RunError> for BaseError {
     fn from(error: RunError) -> Self {
-        Self::Failed { cause: error.to_string() }
+        match error {
+            RunError::Rotten(met) => Self::Rotten(met),
+            other => Self::Failed { cause: other.to_string() },
+        }
     }
 }
 

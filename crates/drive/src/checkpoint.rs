@@ -24,7 +24,7 @@
 use bytes::Bytes;
 use holdfast_types::{Ballot, BucketStamp, DriveId, SetEpoch};
 
-use crate::{member::Standing, runs::RunMeta};
+use crate::{member::Standing, rot::RotRanges, runs::RunMeta};
 
 /// Bytes of the longest value: metadata and part list of an entry at their limits, times the entries
 /// that one register may keep, is refused earlier by the log's record limit.
@@ -111,4 +111,6 @@ pub struct Checkpoint {
     pub segments: Vec<SegmentUse>,
     /// The runs, newest first.
     pub runs: Vec<RunMeta>,
+    /// What rot hides.
+    pub rot: RotRanges,
 }

@@ -56,6 +56,7 @@ pub mod member;
 pub mod meta_index;
 pub mod node;
 pub mod overlay;
+pub mod rot;
 pub mod runs;
 pub mod supervisor;
 pub mod suspect;

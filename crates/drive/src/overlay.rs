@@ -4,9 +4,13 @@
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
+pub use crate::base::{Base, BaseError, BasePage, EmptyBase};
 use crate::{
     loaded::{Loaded, Recent, Want},
+    rot::{RANGES_MAX, RotRange, RotRanges},
+    runs::RottenRange,
     value::Value,
 };
 
@@ -15,95 +19,6 @@ const PAGE_RECORDS: usize = 1024;
 
 /// Roughly the memory of a key and its place in the tree.
 const SLOT_BYTES: u64 = 96;
-
-/// Why the base does not answer.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum BaseError {
-    /// It cannot be known.
-    #[error("look up record: {cause}")]
-    Failed {
-        /// What was found.
-        cause: String,
-    },
-    /// Nothing is wrong, but the answer is not in memory: an I/O thread has to bring this up first.
-    #[error("look up record: it is not in memory")]
-    Waits(Want),
-}
-
-/// A page of raw records.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct BasePage {
-    /// Keys, strictly rising, and values.
-    pub items: Vec<(Bytes, Bytes)>,
-    /// Whether keys of the range may follow.
-    pub more: bool,
-}
-
-/// What lies under the overlay: runs, and the index that answers for them.
-pub trait Base: Send + Sync {
-    /// The value of a key.
-    ///
-    /// # Errors
-    /// When it cannot be known.
-    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, BaseError>;
-
-    /// Records from `start` (inclusive) to `end` (exclusive), at most `limit`.
-    ///
-    /// # Errors
-    /// When they cannot be known.
-    fn scan(&self, start: &[u8], end: Option<&[u8]>, limit: usize) -> Result<BasePage, BaseError>;
-
-    /// All registers of the key that encodes as `prefix`.
-    ///
-    /// # Errors
-    /// When they cannot be known.
-    fn key(&self, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, BaseError>;
-
-    /// As [`Self::get`], from memory alone: `None` when it would have to wait for the device.
-    ///
-    /// # Errors
-    /// As [`Self::get`].
-    fn try_get(&self, key: &[u8]) -> Result<Option<Option<Bytes>>, BaseError>;
-
-    /// As [`Self::key`], from memory alone: `None` when it would have to wait for the device.
-    ///
-    /// # Errors
-    /// As [`Self::key`].
-    fn try_key(&self, prefix: &[u8]) -> Result<Option<Vec<(Bytes, Bytes)>>, BaseError>;
-
-    /// Whether it holds nothing at all.
-    fn is_empty(&self) -> bool;
-}
-
-/// A base that holds nothing: a drive all of whose state is in its log.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct EmptyBase;
-
-impl Base for EmptyBase {
-    fn get(&self, _: &[u8]) -> Result<Option<Bytes>, BaseError> {
-        Ok(None)
-    }
-
-    fn scan(&self, _: &[u8], _: Option<&[u8]>, _: usize) -> Result<BasePage, BaseError> {
-        Ok(BasePage::default())
-    }
-
-    fn key(&self, _: &[u8]) -> Result<Vec<(Bytes, Bytes)>, BaseError> {
-        Ok(Vec::new())
-    }
-
-    fn try_get(&self, _: &[u8]) -> Result<Option<Option<Bytes>>, BaseError> {
-        Ok(Some(None))
-    }
-
-    fn try_key(&self, _: &[u8]) -> Result<Option<Vec<(Bytes, Bytes)>>, BaseError> {
-        Ok(Some(Vec::new()))
-    }
-
-    fn is_empty(&self) -> bool {
-        true
-    }
-}
 
 /// One key of an overlay.
 #[derive(Clone, Debug)]
@@ -208,6 +123,10 @@ pub struct Layers {
     /// While the log is replayed every removal is kept: the index that answers afterwards may be
     /// ahead of the runs that replay reads from, and hold what was removed since.
     replaying: bool,
+    /// Keys that rot hides: nothing is answered for them. Replay takes what it does not show as absent.
+    rot: RotRanges,
+    /// Rot met since [`Self::take_met`].
+    met: Mutex<Vec<RottenRange>>,
     /// What was brought up for the decision being made.
     loaded: Loaded,
     recent: Recent,
@@ -224,6 +143,8 @@ impl Layers {
             frozen: None,
             base,
             replaying: true,
+            rot: RotRanges::default(),
+            met: Mutex::default(),
             loaded: Loaded::default(),
             recent: Recent::default(),
             generation: 0,
@@ -255,6 +176,45 @@ impl Layers {
     /// Puts or removes a key. `was_absent` tells that nothing was held for it.
     pub fn put(&mut self, key: Bytes, value: Option<Value>, gate: u64, was_absent: bool) {
         self.overlay.put(key, value.map(Arc::new), gate, was_absent && !self.replaying);
+    }
+
+    /// What rot hides.
+    #[must_use]
+    pub const fn rot(&self) -> &RotRanges {
+        &self.rot
+    }
+
+    /// Hides a range, which is on record now.
+    pub fn hide(&mut self, range: RotRange) {
+        self.rot.add(range);
+    }
+
+    /// Whether rot hides what is known of a key: rot on record or, in replay, met on the way.
+    #[must_use]
+    pub fn is_hidden(&self, key: &[u8]) -> bool {
+        let met = || self.met.lock().iter().any(|met| RotRange::from(met).holds(key));
+        self.rot.of(key).is_some() || (self.replaying && met())
+    }
+
+    /// Takes note of rot.
+    pub fn meet(&self, met: RottenRange) {
+        let mut all = self.met.lock();
+        if all.len() < RANGES_MAX && !all.contains(&met) && !self.rot.knows(&(&met).into()) {
+            all.push(met);
+        }
+    }
+
+    /// Rot met that is not on record.
+    pub fn take_met(&mut self) -> Vec<RottenRange> {
+        std::mem::take(self.met.get_mut())
+    }
+
+    /// Fails when rot hides keys from `start` to `end`.
+    fn check_shown(&self, start: &[u8], end: Option<&[u8]>) -> Result<(), BaseError> {
+        match self.rot.first_in(start, end) {
+            Some(range) if !self.replaying => Err(BaseError::Rotten(range.into())),
+            _ => Ok(()),
+        }
     }
 
     /// Sets the overlay aside to be written as a run; changes go to a new one from now on.
@@ -296,13 +256,32 @@ impl Layers {
     /// The base's value of a key.
     fn base_get(&self, key: &[u8]) -> Result<Option<Bytes>, BaseError> {
         if self.replaying {
-            return self.base.get(key);
+            return self.replayed_get(key);
         }
         if let Some(held) = self.loaded.key(key) {
             return Ok(held.clone());
         }
-        let held = self.base.try_get(key)?;
+        let held = self.met_in(self.base.try_get(key))?;
         held.ok_or_else(|| BaseError::Waits(Want::Keys(vec![Bytes::copy_from_slice(key)])))
+    }
+
+    /// Replay goes on over rot: what it hides is taken as absent. Nobody is ever answered from what comes
+    /// of it, and `Table::refer` gives nothing back on its word.
+    fn replayed_get(&self, key: &[u8]) -> Result<Option<Bytes>, BaseError> {
+        if self.is_hidden(key) {
+            return Ok(None);
+        }
+        match self.met_in(self.base.get(key)) {
+            Err(BaseError::Rotten(_)) if self.is_hidden(key) => Ok(None),
+            other => other,
+        }
+    }
+
+    fn met_in<T>(&self, answer: Result<T, BaseError>) -> Result<T, BaseError> {
+        if let Err(BaseError::Rotten(met)) = &answer {
+            self.meet(met.clone());
+        }
+        answer
     }
 
     /// The base's registers of a key.
@@ -313,7 +292,7 @@ impl Layers {
         if let Some(held) = self.loaded.prefix(prefix).or_else(|| self.recent.prefix(prefix)) {
             return Ok(held.clone());
         }
-        let held = self.base.try_key(prefix)?;
+        let held = self.met_in(self.base.try_key(prefix))?;
         held.ok_or_else(|| BaseError::Waits(Want::Prefix(Bytes::copy_from_slice(prefix))))
     }
 
@@ -358,6 +337,11 @@ impl Layers {
     /// # Errors
     /// When the base cannot say.
     pub fn get(&self, key: &[u8]) -> Result<Found, BaseError> {
+        if !self.replaying
+            && let Some(range) = self.rot.of(key)
+        {
+            return Err(BaseError::Rotten(range.into()));
+        }
         let frozen = self.frozen.as_deref();
         if let Some(slot) = self.overlay.get(key).or_else(|| frozen.and_then(|f| f.get(key))) {
             return Ok(Found { value: slot.value.clone(), gate: slot.gate });
@@ -373,6 +357,7 @@ impl Layers {
     /// When the base cannot say.
     pub fn key(&self, prefix: &[u8]) -> Result<Page, BaseError> {
         let end = prefix_end(prefix);
+        self.check_shown(prefix, end.as_deref())?;
         let mut merged: BTreeMap<Bytes, Option<Arc<Value>>> = BTreeMap::new();
         for (key, bytes) in self.base_key(prefix)? {
             let value = decode(&key, &bytes)?;
@@ -397,8 +382,19 @@ impl Layers {
     /// When the base cannot say.
     pub fn scan(&self, start: &[u8], end: Option<&[u8]>, wanted: usize) -> Result<Page, BaseError> {
         let limit = wanted.clamp(1, PAGE_RECORDS);
+        let Some(hidden) = self.rot.first_in(start, end).filter(|_| !self.replaying) else {
+            let below = self.base_page(start, end, limit)?;
+            return self.merge_page(start, end, limit, below);
+        };
+        if hidden.holds(start) {
+            return Err(BaseError::Rotten(hidden.into()));
+        }
+        // Up to what is hidden; who goes on from there is told.
+        let end = Some(&hidden.start[..]);
         let below = self.base_page(start, end, limit)?;
-        self.merge_page(start, end, limit, below)
+        let mut page = self.merge_page(start, end, limit, below)?;
+        page.next.get_or_insert_with(|| hidden.start.clone());
+        Ok(page)
     }
 
     /// As [`Self::scan`], waiting for the device: for audits.

@@ -16,6 +16,7 @@ use crate::{
     checkpoint::{Checkpoint, DurableFacts, SegmentUse},
     log::record::{NewShard, Record},
     overlay::{Base, BaseError, Found, Layers},
+    rot::Contested,
     value::{Note, Place, PlaceRecord, REPAIR_SPACE, RegisterRecord, Value},
     volume::RecordedBlocks,
 };
@@ -67,6 +68,8 @@ pub struct Table {
     pub segments: BTreeMap<u32, SegmentUse>,
     /// The last batch that dropped a shard of a segment.
     pub dropped_at: HashMap<u32, u64>,
+    /// Blocks that seemed taken when replay over rot met their new owner.
+    pub contested: Contested,
     /// The batch being applied.
     batch: u64,
 }
@@ -84,6 +87,7 @@ impl Table {
             recorded: RecordedBlocks::default(),
             segments: BTreeMap::new(),
             dropped_at: HashMap::new(),
+            contested: Contested::default(),
             batch: 0,
         }
     }
@@ -93,7 +97,7 @@ impl Table {
     pub fn restore(checkpoint: &Checkpoint, base: Arc<dyn Base>) -> Self {
         let buckets = checkpoint.buckets.iter();
         let segments = checkpoint.segments.iter();
-        Self {
+        let mut table = Self {
             facts: checkpoint.facts,
             membership: checkpoint.membership.clone(),
             highest: checkpoint.runs.iter().map(|run| run.highest).max().unwrap_or_default(),
@@ -101,7 +105,13 @@ impl Table {
             recorded: RecordedBlocks::from_maps(&checkpoint.volumes),
             segments: segments.map(|used| (used.segment, *used)).collect(),
             ..Self::new(base)
+        };
+        for range in checkpoint.rot.all() {
+            // The run whose highest ballot it is may be merged away.
+            table.highest = table.highest.max(range.highest);
+            table.layers.hide(range.clone());
         }
+        table
     }
 
     /// All registers of a key.
@@ -177,7 +187,8 @@ impl Table {
             | Record::Ceiling(_)
             | Record::Open { .. }
             | Record::Member { .. }
-            | Record::Stand { .. } => Vec::new(),
+            | Record::Stand { .. }
+            | Record::Rot(_) => Vec::new(),
         };
         self.layers.ready(operations.into_iter().map(|o| PlaceRecord::key(o).into()))
     }
@@ -246,6 +257,11 @@ impl Table {
             Record::Erase { register } => {
                 self.change(register, None, |record| record.purge(record.highest()))
             }
+            Record::Rot(range) => {
+                self.highest = self.highest.max(range.highest);
+                self.layers.hide(range.clone());
+                Ok(Vec::new())
+            }
         }
     }
 
@@ -291,7 +307,7 @@ impl Table {
         let was = std::mem::replace(&mut record.place, place);
         let old = PlaceRecord { shard: record.shard, place: was, ..PlaceRecord::default() };
         self.count_place(&old.place, false);
-        self.count_place(&record.place, true);
+        self.count_new(operation, &record.place);
         record.shard = note.shard;
         record.rotten = false;
         self.layers.put(key, Some(Value::Place(record)), batch, was_absent);
@@ -364,9 +380,13 @@ impl Table {
             record.shard = shard;
         }
         record.references = record.references.saturating_add_signed(by);
-        let key = PlaceRecord::key(operation).into();
+        let key: Bytes = PlaceRecord::key(operation).into();
         if record.references > 0 {
             self.layers.put(key, Some(Value::Place(record)), gate, was_absent);
+            return Ok(None);
+        }
+        if self.layers.is_hidden(&key) {
+            // More entries may name it than are known of: nothing of it is given back (ADR 0017).
             return Ok(None);
         }
         self.layers.put(key, None, gate, was_absent);
@@ -390,7 +410,7 @@ impl Table {
             return Ok(lost.into_iter().collect());
         }
         self.count_place(old, false);
-        self.count_place(&new, true);
+        self.count_new(operation, &new);
         let was = PlaceRecord { shard: record.shard, place: old.clone(), ..PlaceRecord::default() };
         record.place = new;
         record.rotten = false;
@@ -401,6 +421,19 @@ impl Table {
             false,
         );
         Ok((!old.is_none()).then_some(Dropped { operation, record: was }).into_iter().collect())
+    }
+
+    /// Counts a place that comes. One that was given back by what rot hides from replay may still seem
+    /// taken: its new owner is remembered.
+    fn count_new(&mut self, operation: OperationId, place: &Place) {
+        self.contested.note(operation, place, &self.recorded);
+        self.count_place(place, true);
+    }
+
+    /// A place that another owner has taken since is nobody's: it goes, and its blocks stay taken.
+    pub fn disown(&mut self, operation: OperationId, record: &PlaceRecord) {
+        self.facts.used_bytes -= record.place.len();
+        self.layers.put(PlaceRecord::key(operation).into(), None, 0, false);
     }
 
     /// Adjusts what is counted of a place that comes or goes.
@@ -429,7 +462,8 @@ impl Table {
                 for extent in extents {
                     if comes {
                         let free = self.recorded.take(*extent);
-                        debug_assert!(free, "INV-VOL-1: {extent:?} is taken twice");
+                        let hidden = !self.contested.is_empty();
+                        debug_assert!(free || hidden, "INV-VOL-1: {extent:?} is taken twice");
                     } else {
                         self.recorded.give(*extent);
                     }

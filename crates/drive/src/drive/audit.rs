@@ -73,6 +73,15 @@ impl Drive {
         same("taken blocks", &(total - self.volumes.free_blocks()), &recorded)
     }
 
+    /// Whether no block belongs to two shards, as far as rot lets places be known.
+    ///
+    /// # Errors
+    /// The first that does, or that there is rot that no merge has passed by yet.
+    pub fn audit_claims(&self) -> Result<(), String> {
+        let mut count = Count::default();
+        self.walk(&[PLACE_SPACE], &[REPAIR_SPACE], |key, value| count.place(key, value))
+    }
+
     fn walk(
         &self,
         start: &[u8],

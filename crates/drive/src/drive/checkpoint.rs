@@ -19,7 +19,7 @@ use crate::{
     manifest::{ManifestError, ManifestStore},
     meta_index::{Lsn, keeper::IndexKeeper},
     overlay::{Overlay, Slot},
-    runs::{Run, RunContent, RunError, RunId, RunItem, RunStore},
+    runs::{Run, RunContent, RunError, RunItem, RunStore},
 };
 
 use super::{
@@ -128,21 +128,6 @@ impl Background {
         self.index_opened && self.keeper.wants_rebuild()
     }
 
-    /// What an operator is told when rot was met in runs (ADR 0017); the runs are named by file.
-    pub(super) fn rot(&self) -> Option<String> {
-        let set = self.runs.set();
-        let files: Vec<String> = set.rotten().map(RunId::path).collect();
-        let first = files.first()?;
-        let others = match files.len() {
-            1 => String::new(),
-            n => format!(" and {} more", n - 1),
-        };
-        Some(format!(
-            "rot in {first}{others}: what it told of some keys is lost here, and the drive answers \
-             nothing about them; once all others of its set are whole, put a blank drive in its place"
-        ))
-    }
-
     fn store(&self) -> Store {
         Store {
             manifests: self.manifests.clone(),
@@ -186,7 +171,7 @@ impl Store {
 
     /// Merges runs, and lets a manifest name the outcome at the same position.
     fn merge(&self, inputs: &[Arc<Run>], reaches_oldest: bool, last: Checkpoint) -> Stored {
-        let merged = self.runs.merge(inputs, reaches_oldest).map_err(Failure::from);
+        let merged = self.runs.merge(inputs, reaches_oldest, &last.rot).map_err(Failure::from);
         let stored = merged.and_then(|merged| {
             if !self.runs.install_merged(inputs, merged) {
                 tracing::warn!("runs to be merged are no longer side by side");
@@ -248,6 +233,7 @@ impl Drive {
                 volumes: self.table.recorded.to_maps(),
                 segments: self.segment_uses(log.batch - 1),
                 runs: Vec::new(),
+                rot: self.table.layers.rot().clone(),
             },
             overlay: self.table.layers.freeze(),
         };
@@ -285,6 +271,7 @@ impl Drive {
         let tail = self.log.segments().values().filter(|segment| segment.last_batch >= covered);
         self.table.layers.overlay().weight() >= self.options.overlay_bytes_max
             || tail.count() > self.options.tail_segments_max
+            || self.background.last.rot != *self.table.layers.rot()
     }
 
     /// The next job on runs, manifest and index, one at a time; a rebuild of the index runs beside.
@@ -329,6 +316,9 @@ impl Drive {
                         self.noted::<()>(Err(error));
                     }
                     Failure::Runs(error) => {
+                        if let RunError::Rotten(met) = &error {
+                            self.table.layers.meet(met.clone());
+                        }
                         tracing::error!(drive = %self.id(), %error, "a run was not written");
                     }
                 }
@@ -365,7 +355,8 @@ impl Background {
                 Done::IndexOpened
             }));
         }
-        let (inputs, reaches_oldest) = self.runs.set().next_merge()?;
+        // What the manifest says of rot is durable: blocks that it names may go.
+        let (inputs, reaches_oldest) = self.runs.set().next_merge(&self.last.rot)?;
         let last = self.last.clone();
         let work = move || Done::Stored(store.merge(&inputs, reaches_oldest, last));
         Some(job("merge runs", work))

@@ -19,6 +19,8 @@ pub(super) struct Jobs {
     segment_refused: bool,
     volume_coming: bool,
     pub compacting: bool,
+    /// Segments with shards whose places rot hides: they cannot be emptied.
+    pub stuck: std::collections::BTreeSet<u32>,
     space_coming: bool,
     /// Space was asked for at this time on the monotonic clock.
     space_asked_at: u64,
@@ -75,6 +77,7 @@ impl Drive {
         self.expire_waiting();
         let mut jobs: Vec<_> = self.space_job().into_iter().collect();
         if self.gate.fenced().is_none() {
+            self.record_rot();
             self.recycle_segments();
             self.erase_some();
             self.log.append_idle(self.clock.monotonic_micros());

@@ -25,6 +25,7 @@
 //! | `volatile` | promises and memory, which a restart forgets |
 //! | `jobs` | what happens in the background: spare segments and volumes |
 //! | `checkpoint` | overlay to run, manifest, merges, the index |
+//! | `rot` | run blocks that rotted: what they hid is on record, and not answered |
 //! | `recycle` | segments used again, live shards moved out of them |
 //! | `verify` | shards that are suspected of rot, read again and recorded as missing |
 //! | `waiting` | requests that wait for a look-up below the overlay, or for room in the log |
@@ -38,6 +39,7 @@ mod member;
 mod open;
 mod read;
 mod recycle;
+mod rot;
 mod verify;
 mod volatile;
 mod waiting;
@@ -202,7 +204,7 @@ impl From<BaseError> for Stop {
     fn from(error: BaseError) -> Self {
         match error {
             BaseError::Waits(want) => Self::Waits(want),
-            failed @ BaseError::Failed { .. } => {
+            failed @ (BaseError::Failed { .. } | BaseError::Rotten(_)) => {
                 Self::Failed(ErrorClass::Damaged, failed.to_string())
             }
         }
@@ -368,7 +370,7 @@ impl Drive {
                     )
                 }
                 None if self.table.facts.standing == Standing::Joining => JOINING.to_owned(),
-                None => suspicion.or_else(|| self.background.rot()).unwrap_or_default(),
+                None => suspicion.or_else(|| self.told_of_rot()).unwrap_or_default(),
             },
             capacity_bytes: self.space.capacity_bytes,
             free_bytes: spare + self.volumes.free_blocks() * BLOCK_U64,

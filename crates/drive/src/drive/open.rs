@@ -92,6 +92,7 @@ impl Drive {
             volumes: Vec::new(),
             segments: Vec::new(),
             runs: Vec::new(),
+            rot: crate::rot::RotRanges::default(),
         };
         manifests.store(&first).map_err(|e| manifest_fault(&**disk, e))?;
         disk.sync_dir("")?;
@@ -114,6 +115,7 @@ impl Drive {
         let start = background.position();
         let replayed =
             replay(&*disk, identity.drive, start, |item| apply(&mut table, &*disk, item))?;
+        super::rot::disown(&mut table).map_err(|e| runs_fault(&*disk, &e))?;
         table.layers.set_base(background.base());
         syncs.fetch_add(replayed.visited.len() as u64, Ordering::Relaxed);
         let volumes = VolumeSet::open(disk.clone(), options.volumes, syncs.clone())?;
@@ -155,6 +157,8 @@ impl Drive {
             meter: None,
         };
         drive.raise_open_count(open_count)?;
+        drive.record_rot();
+        drive.flush();
         Ok(drive)
     }
 

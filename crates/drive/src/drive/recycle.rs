@@ -70,7 +70,8 @@ impl Drive {
             let live = self.table.segments.get(id)?.live_bytes;
             let old = segment.last_batch > 0 && segment.last_batch < oldest;
             let sparse = live > 0 && live * 100 <= segment.bytes * SPARSE_PERCENT;
-            (old && sparse).then_some((live, *id))
+            let stuck = self.jobs.stuck.contains(id);
+            (old && sparse && !stuck).then_some((live, *id))
         });
         let (_, id) = sparse.min()?;
         self.jobs.compacting = true;
@@ -87,9 +88,19 @@ impl Drive {
 
     /// Called again when it has to wait; what was moved is passed over then, for its place changed.
     fn move_shards(&mut self, found: &[Found]) -> Result<(), Stop> {
-        let keys = found.iter().map(|found| PlaceRecord::key(found.operation).into());
+        let hidden = |found: &Found| {
+            self.table.layers.rot().of(&PlaceRecord::key(found.operation)).is_some()
+        };
+        let (hidden, shown): (Vec<&Found>, Vec<&Found>) = found.iter().partition(|f| hidden(f));
+        // What rot hides may live and cannot be moved: this segment is not given back (ADR 0017).
+        for found in hidden {
+            if let Place::Inline { segment, .. } = found.place {
+                self.jobs.stuck.insert(segment);
+            }
+        }
+        let keys = shown.iter().map(|found| PlaceRecord::key(found.operation).into());
         self.table.layers.ready(keys)?;
-        for Found { operation, place, bytes } in found {
+        for Found { operation, place, bytes } in shown {
             let (known, _) = self.table.place(*operation)?;
             if known.place != *place {
                 continue;

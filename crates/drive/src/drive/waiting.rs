@@ -309,6 +309,9 @@ impl Drive {
             // What was brought up is of an earlier generation.
             Ok(_) => self.resume(number, waiting),
             Err(error) => {
+                if let BaseError::Rotten(met) = &error {
+                    self.table.layers.meet(met.clone());
+                }
                 self.forget(number, &waiting);
                 self.fail(waiting, Stop::from(error));
                 self.next_in_line();

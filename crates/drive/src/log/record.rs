@@ -14,6 +14,7 @@
 //! 9 Member   set epoch varint | membership blob, empty: as it was
 //! 10 Stand   standing u8 | floor 28 | purge floor 28
 //! 11 Erase   register key blob
+//! 12 Rot     first key blob | end blob | log position varint | highest ballot 28
 //! ```
 
 use bytes::Bytes;
@@ -26,6 +27,7 @@ use holdfast_types::{
 
 use crate::{
     member::Standing,
+    rot::RotRange,
     value::{Note, Place, decode_held, encode_held},
 };
 
@@ -40,6 +42,7 @@ const LOST: u8 = 8;
 const MEMBER: u8 = 9;
 const STAND: u8 = 10;
 const ERASE: u8 = 11;
+const ROT: u8 = 12;
 
 /// Marks inline bytes that ride in the record itself.
 const INLINE: u8 = 1;
@@ -132,6 +135,8 @@ pub enum Record {
         /// The register, encoded.
         register: Bytes,
     },
+    /// Rot in a run hides what was known of a range of keys.
+    Rot(RotRange),
 }
 
 /// A shard that a record brings.
@@ -235,6 +240,10 @@ impl Record {
             Self::Erase { register } => {
                 out.blob(register);
                 (ERASE, &[])
+            }
+            Self::Rot(range) => {
+                range.encode(out);
+                (ROT, &[])
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The bytes of a manifest (docs/format/index.md).
 //!
 //! ```text
-//! magic 8 = "HFMANIF2" | drive 16 | sequence u64
+//! magic 8 = "HFMANIF3" | drive 16 | sequence u64
 //!   | log: segment varint, offset varint, batch varint, chain 16
 //!   | facts: open count varint, set epoch varint, standing u8, floor 28, ceiling 28, purge floor 28,
 //!            registers varint, repairs varint, used bytes varint
@@ -11,6 +11,7 @@
 //!   | segments: count varint, each: segment, live shards, live bytes, last batch varint
 //!   | runs: count varint, newest first, each: id, items, removals, bytes, lsn min, lsn max varint,
 //!           first key blob, last key blob, highest ballot 28
+//!   | rot: count varint, each: first key blob, end blob, log position varint, highest ballot 28
 //!   | checksum 16 (XXH3-128 over all before it)
 //! page ref | form u8: 0 all free, 1 all taken, 2 stored: slot varint, checksum 16
 //! ```
@@ -29,10 +30,11 @@ use crate::{
     checkpoint::{Checkpoint, DurableFacts, LogPosition, SegmentUse, VolumeMap},
     member::Standing,
     meta_index::Lsn,
+    rot::{RotRange, RotRanges},
     runs::{RunId, RunMeta},
 };
 
-const MAGIC: [u8; 8] = *b"HFMANIF2";
+const MAGIC: [u8; 8] = *b"HFMANIF3";
 const CHECKSUM_BYTES: usize = 16;
 
 /// Bytes of a bitmap page.
@@ -162,6 +164,10 @@ pub fn encode(checkpoint: &Checkpoint, pages: &Pages) -> Vec<u8> {
     for run in &checkpoint.runs {
         encode_run(run, &mut out);
     }
+    out.varint(checkpoint.rot.all().len() as u64);
+    for range in checkpoint.rot.all() {
+        range.encode(&mut out);
+    }
     let mut bytes = out.into_bytes();
     let sum = xxh3_128(&bytes);
     bytes.extend_from_slice(&sum.to_be_bytes());
@@ -193,9 +199,20 @@ pub fn decode(bytes: &[u8]) -> Result<(Checkpoint, Pages), CodecError> {
     let volumes = decode_list(&mut input, |input| decode_volume(input, &mut pages))?;
     let segments = decode_list(&mut input, decode_segment)?;
     let runs = decode_list(&mut input, decode_run)?;
+    let rot = RotRanges::new(decode_list(&mut input, RotRange::decode)?);
     input.finish()?;
-    let checkpoint =
-        Checkpoint { drive, sequence, log, facts, membership, buckets, volumes, segments, runs };
+    let checkpoint = Checkpoint {
+        drive,
+        sequence,
+        log,
+        facts,
+        membership,
+        buckets,
+        volumes,
+        segments,
+        runs,
+        rot,
+    };
     Ok((checkpoint, pages))
 }
 

@@ -12,6 +12,7 @@ use crate::{
     disk_sim::{Mishap, SimDisk},
     member::Standing,
     meta_index::Lsn,
+    rot::{RotRange, RotRanges},
     runs::RunMeta,
 };
 
@@ -58,6 +59,12 @@ fn checkpoint(sequence: u64, random: &SeededRandom) -> Checkpoint {
             VolumeMap { volume: 9, blocks: 8, bitmap: vec![5] },
         ],
         segments: vec![SegmentUse { segment: 8, live_shards: 1, live_bytes: 2, last_batch: 3 }],
+        rot: RotRanges::new(vec![RotRange {
+            start: Bytes::copy_from_slice(&[1, sequence as u8]),
+            end: Bytes::copy_from_slice(&[2]),
+            upto: Lsn(sequence),
+            highest: ballot(sequence),
+        }]),
         runs: vec![run(2), run(1)],
     }
 }

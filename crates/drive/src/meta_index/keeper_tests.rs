@@ -7,6 +7,8 @@ use holdfast_types::{
     seam::{Random, SeededRandom},
 };
 
+use crate::rot::RotRanges;
+
 use super::keeper::*;
 use super::{sled::IndexDir, *};
 use crate::{
@@ -81,8 +83,8 @@ impl Rig {
                 None => self.model.remove(&key),
             };
         }
-        while let Some((inputs, oldest)) = self.store.set().next_merge() {
-            let merged = self.store.merge(&inputs, oldest).unwrap();
+        while let Some((inputs, oldest)) = self.store.set().next_merge(&RotRanges::default()) {
+            let merged = self.store.merge(&inputs, oldest, &RotRanges::default()).unwrap();
             assert!(self.store.install_merged(&inputs, merged));
         }
     }

@@ -117,8 +117,10 @@ pub struct RottenRange {
     pub start: Bytes,
     /// First key that is not, `None` when all that follow are.
     pub end: Option<Bytes>,
-    /// The highest ballot the block held: at or below it the drive refuses.
+    /// The highest ballot the block held.
     pub highest: Ballot,
+    /// What it held came at log positions up to here.
+    pub upto: Lsn,
 }
 
 /// Whether a look-up may wait for the device.

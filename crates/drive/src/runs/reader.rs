@@ -1,19 +1,20 @@
 //! [`Run`]: one open run, and [`RunCursor`] over its items.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use holdfast_types::DriveId;
+use parking_lot::Mutex;
 
 use super::{
     BlockCache, Patience, RottenRange, RunError, RunItem, RunMeta,
     filter::{Filter, filtered_part},
     format::{BlockItems, FOOTER_BYTES, Fences, Footer, Place, RunSeal},
 };
-use crate::disk::{Access, Disk, DiskError, DiskErrorKind, DiskFile};
+use crate::{
+    disk::{Access, Disk, DiskError, DiskErrorKind, DiskFile},
+    rot::RotRanges,
+};
 
 /// Fences and filter of one run may not take more memory than this: 100 million items.
 const SECTION_BYTES_MAX: u64 = 1 << 30;
@@ -25,8 +26,8 @@ pub struct Run {
     seal: RunSeal,
     body: Option<Body>,
     cache: Arc<BlockCache>,
-    /// Rot was met in a block.
-    rotten: AtomicBool,
+    /// Rot that was met, each range once.
+    rotten: Mutex<Vec<RottenRange>>,
 }
 
 struct Body {
@@ -52,7 +53,11 @@ impl Run {
             Err(error) if means_rot(&error) => None,
             other => other?,
         };
-        Ok(Self { meta, seal, body, cache, rotten: AtomicBool::new(false) })
+        let run = Self { meta, seal, body, cache, rotten: Mutex::default() };
+        if !run.is_readable() {
+            run.note(run.whole_range());
+        }
+        Ok(run)
     }
 
     /// What the manifest knows of it.
@@ -67,10 +72,24 @@ impl Run {
         self.body.is_some()
     }
 
-    /// Whether all that was read of it so far was whole, so that it can be merged.
+    /// Whether all that was read of it so far was whole.
     #[must_use]
     pub fn is_whole(&self) -> bool {
-        self.is_readable() && !self.rotten.load(Ordering::Relaxed)
+        self.rotten.lock().is_empty()
+    }
+
+    /// Whether it can be merged: all rot met in it so far is in `known`, so that it may go.
+    #[must_use]
+    pub fn can_merge(&self, known: &RotRanges) -> bool {
+        self.rotten.lock().iter().all(|met| known.knows(&met.into()))
+    }
+
+    fn note(&self, met: RottenRange) -> RottenRange {
+        let mut rotten = self.rotten.lock();
+        if !rotten.contains(&met) {
+            rotten.push(met.clone());
+        }
+        met
     }
 
     /// Bytes of fences and filter in memory.
@@ -152,16 +171,16 @@ impl Run {
 
     /// The keys between the fences of block `number`, which is rotten.
     fn range_of(&self, number: usize) -> RottenRange {
-        self.rotten.store(true, Ordering::Relaxed);
         let Some(body) = &self.body else { return self.whole_range() };
         let fence = &body.fences.blocks[number];
         let next = body.fences.blocks.get(number + 1).map(|next| next.first.clone());
-        RottenRange {
+        self.note(RottenRange {
             run: self.meta.id,
             start: fence.first.clone(),
             end: Some(next.unwrap_or_else(|| just_after(&self.meta.last))),
             highest: fence.highest,
-        }
+            upto: self.meta.lsn_max,
+        })
     }
 
     fn whole_range(&self) -> RottenRange {
@@ -170,6 +189,7 @@ impl Run {
             start: self.meta.first.clone(),
             end: Some(just_after(&self.meta.last)),
             highest: self.meta.highest,
+            upto: self.meta.lsn_max,
         }
     }
 }

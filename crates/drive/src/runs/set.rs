@@ -4,10 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{
-    Patience, Run, RunContent, RunCursor, RunError, RunId, RunItem, RunMeta, plan::plan_merge,
-};
-use crate::meta_index::prefix_end;
+use super::{Patience, Run, RunContent, RunCursor, RunError, RunItem, RunMeta, plan::plan_merge};
+use crate::{meta_index::prefix_end, rot::RotRanges};
 
 /// The runs of a drive at one moment, newest first. Immutable: a new run or a merge makes a new set,
 /// and readers keep the one they began with.
@@ -33,11 +31,6 @@ impl RunSet {
     #[must_use]
     pub fn metas(&self) -> Vec<RunMeta> {
         self.runs.iter().map(|run| run.meta().clone()).collect()
-    }
-
-    /// The runs in which rot was met since they were opened, newest first.
-    pub fn rotten(&self) -> impl Iterator<Item = RunId> {
-        self.runs.iter().filter(|run| !run.is_whole()).map(|run| run.meta().id)
     }
 
     /// Items, counting those of each run: an upper bound of the keys held.
@@ -71,12 +64,12 @@ impl RunSet {
     }
 
     /// The runs to merge next, if it is worth it, and whether they reach the oldest run, so that
-    /// removals need not be kept. A run with rot cannot be read whole: it stays until what it held is
-    /// resolved, and only the stretches between such runs merge.
+    /// removals need not be kept. A run with rot that is not in `known` stays, and only the stretches
+    /// between such runs merge.
     #[must_use]
-    pub fn next_merge(&self) -> Option<(Vec<Arc<Run>>, bool)> {
+    pub fn next_merge(&self, known: &RotRanges) -> Option<(Vec<Arc<Run>>, bool)> {
         let mut end = 0;
-        for stretch in self.runs.split(|run| !run.is_whole()) {
+        for stretch in self.runs.split(|run| !run.can_merge(known)) {
             let start = end;
             end = start + stretch.len() + 1;
             let sizes: Vec<u64> = stretch.iter().map(|run| run.meta().bytes).collect();
@@ -151,11 +144,24 @@ pub struct MergeIter {
     heads: Vec<Head>,
     merge: Merge,
     started: bool,
+    /// Rot that is gone round: it is on record.
+    known: RotRanges,
 }
 
 struct Head {
     cursor: RunCursor,
     item: Option<RunItem>,
+}
+
+impl Head {
+    fn next_item(&mut self, known: &RotRanges) -> Result<Option<RunItem>, RunError> {
+        loop {
+            match self.cursor.next_item() {
+                Err(RunError::Rotten(met)) if known.knows(&(&met).into()) => {}
+                other => return other,
+            }
+        }
+    }
 }
 
 impl MergeIter {
@@ -171,7 +177,14 @@ impl MergeIter {
         let keep = merge == Merge::Read;
         let cursor = |run| RunCursor::new(run, start, end, keep, patience);
         let heads = runs.into_iter().map(|run| Head { cursor: cursor(run), item: None }).collect();
-        Self { heads, merge, started: false }
+        Self { heads, merge, started: false, known: RotRanges::default() }
+    }
+
+    /// Goes round rotten blocks whose ranges are `known`: for merges, for whoever asks is not answered
+    /// in these ranges.
+    #[must_use]
+    pub fn around(self, known: RotRanges) -> Self {
+        Self { known, ..self }
     }
 
     /// The next item.
@@ -182,7 +195,7 @@ impl MergeIter {
         if !self.started {
             self.started = true;
             for head in &mut self.heads {
-                head.item = head.cursor.next_item()?;
+                head.item = head.next_item(&self.known)?;
             }
         }
         loop {
@@ -202,7 +215,7 @@ impl MergeIter {
             if head.item.as_ref().is_none_or(|item| item.key != least) {
                 continue;
             }
-            let next = head.cursor.next_item()?;
+            let next = head.next_item(&self.known)?;
             let item = std::mem::replace(&mut head.item, next);
             newest = newest.or(item);
         }

@@ -17,7 +17,10 @@ use super::{
     BlockCache, MergeIter, Patience, RUNS_FOLDER, Run, RunError, RunId, RunItem, RunMeta, RunSet,
     RunWriter, set::Merge, sweep,
 };
-use crate::disk::{Disk, DiskError};
+use crate::{
+    disk::{Disk, DiskError},
+    rot::RotRanges,
+};
 
 /// The runs of a drive.
 pub struct RunStore {
@@ -92,8 +95,8 @@ impl RunStore {
         self.finish(writer)
     }
 
-    /// Merges adjoining runs of the set into one, durably; see [`RunSet::next_merge`]. `None` when
-    /// nothing is left of them.
+    /// Merges adjoining runs of the set into one, durably; see [`RunSet::next_merge`]. Rot that is `known`,
+    /// durably, is left out. `None` when nothing is left of them.
     ///
     /// # Errors
     /// [`RunError`]; on rot in an input nothing has changed.
@@ -101,11 +104,13 @@ impl RunStore {
         &self,
         inputs: &[Arc<Run>],
         reaches_oldest: bool,
+        known: &RotRanges,
     ) -> Result<Option<Arc<Run>>, RunError> {
         let items_max = inputs.iter().map(|run| run.meta().items).sum();
         let drops = reaches_oldest && !self.keep_removals.load(Ordering::Acquire);
         let merge = if drops { Merge::DropRemovals } else { Merge::KeepRemovals };
-        let mut items = MergeIter::new(inputs.to_vec(), &[], None, merge, Patience::Waits);
+        let items = MergeIter::new(inputs.to_vec(), &[], None, merge, Patience::Waits);
+        let mut items = items.around(known.clone());
         let mut writer = self.writer(items_max)?;
         while let Some(item) = items.next_item()? {
             writer.add(&item)?;

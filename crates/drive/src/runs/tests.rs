@@ -8,6 +8,8 @@ use holdfast_types::{
     seam::{Random, SeededRandom},
 };
 
+use crate::rot::RotRanges;
+
 use super::{store::RunStore, *};
 use crate::disk_sim::{Mishap, SimDisk};
 
@@ -89,8 +91,8 @@ fn runs_answer_like_one_map() {
         model.extend(changes);
     }
     check(&store.set(), &model, &random);
-    while let Some((inputs, oldest)) = store.set().next_merge() {
-        let merged = store.merge(&inputs, oldest).unwrap();
+    while let Some((inputs, oldest)) = store.set().next_merge(&RotRanges::default()) {
+        let merged = store.merge(&inputs, oldest, &RotRanges::default()).unwrap();
         assert!(store.install_merged(&inputs, merged));
         check(&store.set(), &model, &random);
         drop(inputs);
@@ -231,8 +233,8 @@ fn merges_go_around_rot() {
     let rotten = store.set().runs()[4].meta().id;
     disk.rot(&rotten.path(), 700, 1);
     let (mut merges, mut refused) = (0, 0);
-    while let Some((inputs, oldest)) = store.set().next_merge() {
-        match store.merge(&inputs, oldest) {
+    while let Some((inputs, oldest)) = store.set().next_merge(&RotRanges::default()) {
+        match store.merge(&inputs, oldest, &RotRanges::default()) {
             Ok(merged) => {
                 assert!(store.install_merged(&inputs, merged));
                 merges += 1;

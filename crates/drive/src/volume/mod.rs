@@ -376,6 +376,14 @@ impl RecordedBlocks {
         free
     }
 
+    /// Whether no block of the extent is taken.
+    #[must_use]
+    pub fn is_free(&self, extent: &Extent) -> bool {
+        let Some(bits) = self.volumes.get(&extent.volume) else { return true };
+        let end = extent.block.saturating_add(extent.blocks).min(bits.len());
+        end <= extent.block || bits.is_clear(extent.block, end - extent.block)
+    }
+
     /// No record names the extent any more.
     pub fn give(&mut self, extent: Extent) {
         if let Some(bits) = self.volumes.get_mut(&extent.volume) {

@@ -11,7 +11,10 @@ use holdfast_drive::{
 };
 use holdfast_types::{Geometry, OperationId, RegisterKey};
 
-use crate::world::{BUCKET, DRIVE, Plan, SHARD, World, options};
+use crate::{
+    model::Model,
+    world::{BUCKET, DRIVE, Plan, SHARD, World, options},
+};
 
 impl World {
     /// The process ends, with or without the power.
@@ -147,14 +150,18 @@ impl World {
         reader.read(0, read.block_count).map_err(|e| e.to_string())
     }
 
-    /// Flips bits in files of a drive that was closed in order, and looks at what it says.
+    /// Flips bits in files of a drive that was closed in order, and looks at what it says: right answers
+    /// or none, over restarts, checkpoints and merges; and rot of runs keeps no drive from opening.
     pub fn rot(&mut self) {
         self.drive().flush();
         self.drive = None;
         let truth = self.model().clone();
         // One at a time: rot of the last batch alone cannot be told from a torn one, and the last batch
         // of a drive that was just opened changes nothing.
-        let files = self.disk.files();
+        let all = self.disk.files();
+        let runs: Vec<String> = all.iter().filter(|path| path.ends_with(".run")).cloned().collect();
+        let in_runs = !runs.is_empty() && self.one_in(2);
+        let files = if in_runs { runs } else { all };
         let path = &files[self.below(files.len() as u64) as usize];
         let len = self.disk.len_of(path).unwrap_or(0);
         if len > 0 {
@@ -162,9 +169,37 @@ impl World {
             let reach = if self.one_in(2) { len } else { len.min(8192) };
             self.disk.rot(path, self.below(reach), 1 << self.below(8));
         }
-        self.clock.advance_micros(11_000_000);
-        let Ok(drive) = self.open() else { return };
-        self.drive = Some(drive);
+        for _ in 0..3 {
+            self.clock.advance_micros(11_000_000);
+            let opened = self.open();
+            if let (Err(fault), true) = (&opened, in_runs) {
+                panic!("seed {}: a rotten run keeps the drive from opening: {fault}", self.seed);
+            }
+            let Ok(drive) = opened else { return };
+            self.drive = Some(drive);
+            for _ in 0..2 {
+                self.compare_what_is_answered(&truth);
+                self.drive().begin_checkpoint();
+                self.background();
+            }
+            self.drive = None;
+        }
+    }
+
+    /// Some ticks, and what they name. Not until nothing is left: a look-up is beside the jobs.
+    fn background(&mut self) {
+        for _ in 0..12 {
+            let jobs = self.drive().tick();
+            self.drive().flush();
+            for job in jobs {
+                let outcome = job.run();
+                self.drive().job_done(outcome);
+            }
+            self.look_up();
+        }
+    }
+
+    fn compare_what_is_answered(&mut self, truth: &Model) {
         for key in Self::keys() {
             if let Ok(view) = self.call_read(&key) {
                 assert_eq!(view.registers, truth.registers_of(&key), "seed {}", self.seed);

@@ -1,0 +1,105 @@
+//! Rot in runs (INV-RUN-1, ADR 0017): what a rotten block hid goes on record as a range of keys, so that
+//! the block need not be read again, by merges least of all.
+//!
+//! ```text
+//! look-up, walk, merge, replay --RottenRange--> met -> tick: Rot logged -> hidden; checkpoint; merges
+//! ```
+
+use holdfast_types::OperationId;
+
+use crate::{
+    log::record::Record,
+    overlay::BaseError,
+    rot::{RANGES_MAX, RotRange},
+    runs::RottenRange,
+    table::Table,
+    value::{PLACE_SPACE, PlaceRecord, Value},
+};
+
+use super::{Drive, Stop};
+
+impl Drive {
+    /// Logs the ranges of rot met since.
+    pub(super) fn record_rot(&mut self) {
+        for met in self.table.layers.take_met() {
+            let range = RotRange::from(&met);
+            let rot = self.table.layers.rot();
+            if rot.knows(&range) || rot.all().len() >= RANGES_MAX {
+                continue;
+            }
+            tracing::error!(
+                drive = %self.id(), run = met.run.0, keys = ?range.start,
+                "a run is rotten: nothing is known here of keys from there on"
+            );
+            self.work(move |drive| match drive.record(&Record::Rot(range.clone()), true) {
+                Err(stop @ (Stop::Waits(_) | Stop::NoRoom)) => Err(stop),
+                _ => Ok(()),
+            });
+        }
+    }
+
+    /// What an operator is told of it.
+    pub(super) fn told_of_rot(&self) -> Option<String> {
+        let count = self.table.layers.rot().all().len();
+        (count > 0).then(|| {
+            format!(
+                "rot in its records hid what it knew of {count} ranges of keys, about which it answers \
+                 nothing; once all others of its set are whole, put a blank drive in its place"
+            )
+        })
+    }
+}
+
+/// Ends the claims that replay over rot left standing: a record was hidden that let a place go, and its
+/// blocks had a new owner later in the log. Were the old claim kept, moving or dropping it would give
+/// away blocks that are in use (INV-VOL-1).
+pub(super) fn disown(table: &mut Table) -> Result<(), BaseError> {
+    if table.contested.is_empty() {
+        return Ok(());
+    }
+    let contested = std::mem::take(&mut table.contested);
+    let mut void: Vec<(OperationId, PlaceRecord)> = Vec::new();
+    let mut start = bytes::Bytes::from(vec![PLACE_SPACE]);
+    let end = [PLACE_SPACE + 1];
+    let mut until = None;
+    loop {
+        let bound =
+            until.clone().map_or_else(|| end.to_vec(), |until: bytes::Bytes| until.to_vec());
+        let page = match table.layers.scan_patiently(&start, Some(&bound)) {
+            Ok(page) => page,
+            Err(BaseError::Rotten(met)) => {
+                let RottenRange { start: first, end: behind, .. } = &met;
+                table.layers.meet(met.clone());
+                if *first > start && until.as_ref() != Some(first) {
+                    until = Some(first.clone());
+                    continue;
+                }
+                until = None;
+                match behind.clone().filter(|behind| behind[..] < end[..]) {
+                    Some(behind) if behind > start => start = behind,
+                    _ => break,
+                }
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        for (key, value) in &page.items {
+            let Value::Place(record) = &**value else { continue };
+            let Some(id) = key.get(1..).and_then(|id| id.try_into().ok()) else { continue };
+            let operation = OperationId::from_bytes(id);
+            if contested.voids(operation, &record.place) {
+                void.push((operation, record.clone()));
+            }
+        }
+        match (page.next, until.take()) {
+            (Some(next), kept) => (start, until) = (next, kept),
+            (None, Some(rot)) => start = rot,
+            (None, None) => break,
+        }
+    }
+    for (operation, record) in void {
+        tracing::warn!(%operation, "a place that rot left standing has another owner since");
+        table.disown(operation, &record);
+    }
+    Ok(())
+}
