@@ -317,6 +317,7 @@ impl Process {
         if !drives.opened(OPEN_PATIENCE).await {
             tracing::warn!("some drives are still being opened; they join when they are");
         }
+        startup.folders.release();
         for facts in drives.drives(OPEN_PATIENCE).await {
             if !facts.state.serves() {
                 tracing::error!(path = facts.path, state = facts.state.name(), "{}", facts.reason);
