@@ -151,9 +151,12 @@ impl Drive {
             space,
             jobs: Jobs::default(),
             suspects: super::verify::Suspects::default(),
+            evacuation: super::evacuate::Evacuation::default(),
+            given_back: super::GivenBack::default(),
             background,
             meter: None,
         };
+        drive.share_space();
         drive.raise_open_count(open_count)?;
         Ok(drive)
     }
