@@ -83,7 +83,8 @@ pub fn options(medium: &MemoryMedium) -> DriveOptions {
         batch_bytes_max: 24 << 10,
         overlay_bytes_max: 4 << 10,
         tail_segments_max: 2,
-        segments_soft_max: 4,
+        segments_spare: 1,
+        segments_soft_max: 1,
         run_cache_bytes: 64 << 10,
         index: IndexBackend::Memory(medium.clone()),
         // The index under most stress.

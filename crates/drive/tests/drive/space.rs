@@ -279,7 +279,7 @@ fn empty_volumes_go() {
     rig.drive.flush();
     tend(&mut rig);
     assert_eq!((full >= 6 << 20, volume_bytes(&disk)), (true, 1 << 20), "{full}");
-    assert_eq!(volumes(&disk), [highest.clone()]);
+    assert_eq!(volumes(&disk), std::slice::from_ref(&highest));
     rig.reopen();
     let put: Vec<u64> = (0..30).map(|_| fresh(&rig)).collect();
     for n in &put {
