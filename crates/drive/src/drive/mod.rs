@@ -78,10 +78,7 @@ use crate::{
     suspect::Meter,
     table::{Dropped, Table},
     value::Place,
-    volume::{
-        VolumeSet, VolumeSizes,
-        upload::{PortShared, UploadPort},
-    },
+    volume::{VolumeSet, VolumeSizes, upload::UploadPort},
 };
 
 pub use checkpoint::run_jobs;
@@ -488,17 +485,4 @@ impl Drive {
         let waiting = self.freeing.values().flatten().find(|d| d.operation == operation);
         waiting.map(|d| d.record.clone()).or_else(|| self.pins.lingering(operation))
     }
-}
-
-/// The ports that a drive hands out share this.
-fn port(
-    identity: &Identity,
-    open: u64,
-    volumes: &Arc<VolumeSet>,
-    gate: &Arc<Gate>,
-    clock: &Arc<dyn Clock>,
-) -> UploadPort {
-    let shared =
-        PortShared::new(identity.drive, open, volumes.clone(), gate.clone(), clock.clone());
-    UploadPort { shared: Arc::new(shared) }
 }
