@@ -402,8 +402,10 @@ impl Table {
         new: Place,
     ) -> Result<Vec<Dropped>, BaseError> {
         let (mut record, gate) = self.place(operation)?;
-        // The bytes can be read at the new place once the batch that carries them is written.
-        let gate = gate.max(self.batch);
+        // The bytes can be read at the new place once the batch that carries them is written, or names
+        // them at all. From volume to volume they are at both places: nothing waits for such a Move.
+        let copied = matches!(old, Place::Extents { .. }) && matches!(new, Place::Extents { .. });
+        let gate = if copied && !record.rotten { gate } else { gate.max(self.batch) };
         if record.place != *old || record.references == 0 {
             let record = PlaceRecord { shard: record.shard, place: new, ..PlaceRecord::default() };
             let lost = (!record.place.is_none()).then_some(Dropped { operation, record });

@@ -44,6 +44,8 @@ struct State {
     folders: BTreeSet<String>,
     calls: u64,
     syncs: u64,
+    reads: u64,
+    refusals: u64,
     mishap: Option<(u64, Mishap)>,
     off: bool,
     hung: bool,
@@ -88,6 +90,18 @@ impl SimDisk {
     #[must_use]
     pub fn syncs(&self) -> u64 {
         self.shared.state.lock().syncs
+    }
+
+    /// Writes refused for want of space so far.
+    #[must_use]
+    pub fn refusals(&self) -> u64 {
+        self.shared.state.lock().refusals
+    }
+
+    /// Reads of files so far.
+    #[must_use]
+    pub fn reads(&self) -> u64 {
+        self.shared.state.lock().reads
     }
 
     /// Lets `mishap` happen at the `calls`-th changing call from now (0 is the next).
@@ -356,10 +370,11 @@ impl SimFile {
         DiskError::new(DiskErrorKind::Failed, call, &self.path, "stale handle")
     }
 
-    fn room(&self, state: &State, end: u64) -> Result<(), DiskError> {
+    fn room(&self, state: &mut State, end: u64) -> Result<(), DiskError> {
         let len = state.inodes.get(&self.inode).map_or(0, |inode| inode.len);
         let grows = end.next_multiple_of(BLOCK_U64).saturating_sub(len.next_multiple_of(BLOCK_U64));
         if grows > 0 && state.used() + grows > state.capacity {
+            state.refusals += 1;
             let message = "no space left on device";
             return Err(DiskError::new(DiskErrorKind::Full, "write", &self.path, message));
         }
@@ -374,7 +389,8 @@ impl DiskFile for SimFile {
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), DiskError> {
-        let state = self.disk.enter("read", &self.path)?;
+        let mut state = self.disk.enter("read", &self.path)?;
+        state.reads += 1;
         let inode = state.inodes.get(&self.inode).ok_or_else(|| self.gone("read"))?;
         if offset + buf.len() as u64 > inode.len {
             let message = "end of file";
@@ -408,7 +424,7 @@ impl DiskFile for SimFile {
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
         let (mut state, mishap) = self.disk.enter_change("write", &self.path)?;
-        self.room(&state, offset + bytes.len() as u64)?;
+        self.room(&mut state, offset + bytes.len() as u64)?;
         let inode = state.inodes.get_mut(&self.inode).ok_or_else(|| self.gone("write"))?;
         inode.write(offset, bytes);
         mishap.map_or(Ok(()), Err)
@@ -416,7 +432,7 @@ impl DiskFile for SimFile {
 
     fn write_zeros(&self, offset: u64, len: u64) -> Result<(), DiskError> {
         let (mut state, mishap) = self.disk.enter_change("write zeros", &self.path)?;
-        self.room(&state, offset + len)?;
+        self.room(&mut state, offset + len)?;
         let inode = state.inodes.get_mut(&self.inode).ok_or_else(|| self.gone("write zeros"))?;
         assert!(offset.is_multiple_of(BLOCK_U64) && len.is_multiple_of(BLOCK_U64));
         let (first, end) = (offset / BLOCK_U64, (offset + len) / BLOCK_U64);

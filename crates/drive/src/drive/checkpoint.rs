@@ -123,6 +123,11 @@ impl Background {
         Arc::new(IndexedBase::new(self.runs.clone(), self.keeper.clone()))
     }
 
+    /// Bytes of all runs: what a merge of them writes at most.
+    pub(super) fn run_bytes(&self) -> u64 {
+        self.last.runs.iter().map(|run| run.bytes).sum()
+    }
+
     /// Whether the runs answer because the index is not to be trusted.
     pub(super) fn is_reindexing(&self) -> bool {
         self.index_opened && self.keeper.wants_rebuild()

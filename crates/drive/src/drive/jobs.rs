@@ -1,6 +1,7 @@
-//! What happens in the background: spare segments and volumes are written ahead of need.
+//! What happens in the background: spare segments are written ahead of need, and whatever other modules
+//! name.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use holdfast_types::ErrorClass;
 
@@ -9,18 +10,25 @@ use crate::{
     log::{record::Record, segment::create_segment},
 };
 
-use super::{Drive, Stop, checkpoint::Stored, recycle::Found, verify::Verified};
+use super::{Drive, Stop, checkpoint::Stored, evacuate::Step, recycle::Found, verify::Verified};
 
 /// What is under way.
 #[derive(Default)]
 pub(super) struct Jobs {
-    segment_coming: bool,
+    /// A segment is being made or removed.
+    pub segment_coming: bool,
     /// The last segment could not be written: the disk is full. It is tried again with each tick.
     segment_refused: bool,
-    volume_coming: bool,
+    /// A volume is being made or removed.
+    pub volume_coming: bool,
+    /// No volume is made before this time on the monotonic clock: there was no room.
+    pub volume_after: u64,
     pub compacting: bool,
-    /// Segments with shards whose places rot hides: they cannot be emptied.
-    pub stuck: std::collections::BTreeSet<u32>,
+    /// Segments out of which everything was moved that could be read: what is left of them is rotten,
+    /// and to read them again is vain. Bounded by the segments there are.
+    pub read_out: BTreeSet<u32>,
+    /// No segment is read before this time on the monotonic clock: nothing could be moved.
+    pub compact_after: u64,
     space_coming: bool,
     /// Space was asked for at this time on the monotonic clock.
     space_asked_at: u64,
@@ -47,12 +55,14 @@ pub struct JobOutcome(Done);
 /// The outcomes there are.
 pub(super) enum Done {
     Segment { id: u32, bytes: u64, created: Result<Arc<dyn DiskFile>, DiskError> },
+    SegmentGone(Result<(), DiskError>),
     Volume(Result<(), DiskError>),
     Space(Result<Space, DiskError>),
     Stored(Stored),
     IndexOpened,
     Rebuilt,
-    Sparse(Result<Vec<Found>, DiskError>),
+    Sparse(u32, Result<Vec<Found>, DiskError>),
+    Evacuated(Step),
     Verified(Verified),
 }
 
@@ -82,8 +92,11 @@ impl Drive {
             self.erase_some();
             self.log.append_idle(self.clock.monotonic_micros());
             jobs.extend(self.state_jobs());
+            self.share_space();
             jobs.extend(self.segment_job());
+            jobs.extend(self.segment_back_job());
             jobs.extend(self.volume_job());
+            jobs.extend(self.evacuation_job());
             jobs.extend(self.compaction_job());
             jobs.extend(self.verify_jobs());
         }
@@ -98,13 +111,24 @@ impl Drive {
                 let file = self.noted(created);
                 self.jobs.segment_refused = file.is_none();
                 if let Some(file) = file {
+                    self.space.free_bytes = self.space.free_bytes.saturating_sub(bytes);
                     self.log.add_segment(id, file, bytes);
+                }
+                self.room_may_be();
+            }
+            Done::SegmentGone(removed) => {
+                self.jobs.segment_coming = false;
+                if self.noted(removed).is_some() {
+                    self.space.free_bytes += self.options.segment_bytes;
+                    self.given_back.segments += 1;
                 }
                 self.room_may_be();
             }
             Done::Volume(created) => {
                 self.jobs.volume_coming = false;
-                self.noted(created);
+                if self.noted(created).is_none() {
+                    self.jobs.volume_after = self.clock.monotonic_micros() + SPACE_MICROS;
+                }
             }
             Done::Space(space) => {
                 self.jobs.space_coming = false;
@@ -114,7 +138,8 @@ impl Drive {
             Done::Stored(stored) => self.stored(stored),
             Done::IndexOpened => self.index_opened(),
             Done::Rebuilt => self.index_rebuilt(),
-            Done::Sparse(found) => self.compact(found),
+            Done::Sparse(segment, found) => self.compact(segment, found),
+            Done::Evacuated(step) => self.evacuated(step),
             Done::Verified(verified) => self.verified(verified),
         }
     }
@@ -194,16 +219,11 @@ impl Drive {
         self.log.add_segment(id, file, bytes);
         Ok(())
     }
+}
 
-    /// A volume ahead of need: when less than a quarter of the last one's size is free.
-    fn volume_job(&mut self) -> Option<BackgroundJob> {
-        let total = self.volumes.total_bytes() / BLOCK_U64;
-        let ample = self.volumes.free_blocks() * 4 >= total;
-        if self.jobs.volume_coming || total == 0 || ample {
-            return None;
-        }
-        self.jobs.volume_coming = true;
-        let volumes = self.volumes.clone();
-        Some(job("write volume", move || Done::Volume(volumes.grow())))
+impl Jobs {
+    /// Whether the device had no room for the last segment.
+    pub const fn segment_refused(&self) -> bool {
+        self.segment_refused
     }
 }

@@ -231,7 +231,7 @@ impl Drive {
             return Ok(DriveReply::Accepted(status));
         }
         self.check_room()?;
-        self.check_space(&part)?;
+        self.check_space(part.kind)?;
         // From nowhere, or from where it was found rotten.
         let old = self.table.place(restock.operation)?.0.place;
         let record = Record::Move { operation: restock.operation, old, new: shard };

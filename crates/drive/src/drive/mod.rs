@@ -27,6 +27,8 @@
 //! | `checkpoint` | overlay to run, manifest, merges, the index |
 //! | `rot` | run blocks that rotted: what they hid is on record, and not answered |
 //! | `recycle` | segments used again, live shards moved out of them |
+//! | `space` | the reserve; segments and volumes given back |
+//! | `evacuate` | shards moved out of fragmented volumes |
 //! | `verify` | shards that are suspected of rot, read again and recorded as missing |
 //! | `waiting` | requests that wait for a look-up below the overlay, or for room in the log |
 
@@ -34,12 +36,14 @@ mod audit;
 mod checkpoint;
 mod chores;
 mod erase;
+mod evacuate;
 mod jobs;
 mod member;
 mod open;
 mod read;
 mod recycle;
 mod rot;
+mod space;
 mod verify;
 mod volatile;
 mod waiting;
@@ -63,7 +67,7 @@ use holdfast_types::{
 
 use crate::{
     api::{DriveError, DriveFacts, DriveReply, DriveRequest, Scope, Standing},
-    disk::{BLOCK_U64, Disk, Space},
+    disk::{Disk, Space},
     gate::{Completion, Gate},
     identity::Identity,
     loaded::Want,
@@ -76,15 +80,13 @@ use crate::{
     suspect::Meter,
     table::{Dropped, Table},
     value::Place,
-    volume::{
-        VolumeSet, VolumeSizes,
-        upload::{PortShared, UploadPort},
-    },
+    volume::{VolumeSet, VolumeSizes, upload::UploadPort},
 };
 
 pub use checkpoint::run_jobs;
 pub use jobs::{BackgroundJob, JobOutcome};
 pub use read::ReadJob;
+pub use space::GivenBack;
 pub use waiting::{LoadJob, LoadOutcome, ShardDone};
 
 use chores::Pins;
@@ -115,6 +117,8 @@ pub struct DriveOptions {
     pub tail_segments_max: usize,
     /// Segments beyond which live shards are moved out of sparse ones.
     pub segments_soft_max: usize,
+    /// Bytes a second that are moved out of fragmented volumes; none are when it is 0.
+    pub move_bytes_per_second: u64,
     /// Bytes of the cache of run blocks.
     pub run_cache_bytes: usize,
     /// What the index is kept in; without one the runs alone answer.
@@ -137,6 +141,8 @@ impl Default for DriveOptions {
             overlay_bytes_max: 32 << 20,
             tail_segments_max: 4,
             segments_soft_max: 12,
+            // A quarter of what one hard disk writes.
+            move_bytes_per_second: 32 << 20,
             run_cache_bytes: 16 << 20,
             index: IndexBackend::Off,
             index_content: IndexContent::default(),
@@ -179,6 +185,8 @@ pub struct Drive {
     space: Space,
     jobs: jobs::Jobs,
     suspects: verify::Suspects,
+    evacuation: evacuate::Evacuation,
+    given_back: GivenBack,
     background: checkpoint::Background,
     /// Tells whether it is slow against its siblings; set by who judges them all.
     meter: Option<Arc<Meter>>,
@@ -358,7 +366,6 @@ impl Drive {
             },
         };
         let facts = &self.table.facts;
-        let spare = self.space.free_bytes.saturating_sub(self.options.volumes.reserve);
         DriveFacts {
             drive: self.identity.drive,
             path: self.disk.name().to_owned(),
@@ -373,7 +380,7 @@ impl Drive {
                 None => suspicion.or_else(|| self.told_of_rot()).unwrap_or_default(),
             },
             capacity_bytes: self.space.capacity_bytes,
-            free_bytes: spare + self.volumes.free_blocks() * BLOCK_U64,
+            free_bytes: self.puttable_bytes(),
             used_bytes: facts.used_bytes,
             registers: facts.registers,
             repairs: facts.repairs,
@@ -480,17 +487,4 @@ impl Drive {
         let waiting = self.freeing.values().flatten().find(|d| d.operation == operation);
         waiting.map(|d| d.record.clone()).or_else(|| self.pins.lingering(operation))
     }
-}
-
-/// The ports that a drive hands out share this.
-fn port(
-    identity: &Identity,
-    open: u64,
-    volumes: &Arc<VolumeSet>,
-    gate: &Arc<Gate>,
-    clock: &Arc<dyn Clock>,
-) -> UploadPort {
-    let shared =
-        PortShared::new(identity.drive, open, volumes.clone(), gate.clone(), clock.clone());
-    UploadPort { shared: Arc::new(shared) }
 }

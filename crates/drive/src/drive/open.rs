@@ -30,11 +30,14 @@ use crate::{
     runs::{RUNS_FOLDER, RunStore},
     table::Table,
     value::Place,
-    volume::{VOLUME_FOLDER, VolumeSet},
+    volume::{
+        VOLUME_FOLDER, VolumeSet,
+        upload::{PortShared, UploadPort},
+    },
 };
 
 use super::{
-    Drive, DriveOptions, checkpoint::Background, chores::Pins, erase::Erasing, jobs::Jobs, port,
+    Drive, DriveOptions, checkpoint::Background, chores::Pins, erase::Erasing, jobs::Jobs,
     volatile::Volatile, waiting::Waits,
 };
 
@@ -153,9 +156,12 @@ impl Drive {
             space,
             jobs: Jobs::default(),
             suspects: super::verify::Suspects::default(),
+            evacuation: super::evacuate::Evacuation::default(),
+            given_back: super::GivenBack::default(),
             background,
             meter: None,
         };
+        drive.share_space();
         drive.raise_open_count(open_count)?;
         drive.record_rot();
         drive.flush();
@@ -272,4 +278,17 @@ fn writer(
     }
     let drive = identity.drive;
     LogWriter::new(drive, open_count, options.batch_bytes_max, segments, free, replayed.end)
+}
+
+/// The ports that a drive hands out share this.
+fn port(
+    identity: &Identity,
+    open: u64,
+    volumes: &Arc<VolumeSet>,
+    gate: &Arc<Gate>,
+    clock: &Arc<dyn Clock>,
+) -> UploadPort {
+    let shared =
+        PortShared::new(identity.drive, open, volumes.clone(), gate.clone(), clock.clone());
+    UploadPort { shared: Arc::new(shared) }
 }

@@ -23,6 +23,9 @@ use super::{
 /// A segment is sparse when at most this share of it is live: moving costs no more than it gives.
 const SPARSE_PERCENT: u64 = 50;
 
+/// How long a segment is left alone whose shards had nowhere to go.
+const COMPACT_AGAIN_MICROS: u64 = 10_000_000;
+
 /// A shard found in a segment.
 pub(super) struct Found {
     operation: OperationId,
@@ -54,6 +57,7 @@ impl Drive {
         let idle: Vec<u32> = idle.map(|(id, _)| *id).collect();
         for id in idle {
             self.segment_leases.remove(&id);
+            self.jobs.read_out.remove(&id);
             self.table.segments.remove(&id);
             self.table.dropped_at.remove(&id);
             self.log.recycle(id);
@@ -62,7 +66,9 @@ impl Drive {
 
     /// Reads the sparsest old segment, when there are more than there should be.
     pub(super) fn compaction_job(&mut self) -> Option<BackgroundJob> {
-        if self.jobs.compacting || self.log.segments().len() <= self.options.segments_soft_max {
+        let few = self.log.segments().len() <= self.options.segments_soft_max;
+        let waits = self.clock.monotonic_micros() < self.jobs.compact_after;
+        if self.jobs.compacting || few || waits {
             return None;
         }
         let oldest = self.background.oldest_batch;
@@ -70,39 +76,42 @@ impl Drive {
             let live = self.table.segments.get(id)?.live_bytes;
             let old = segment.last_batch > 0 && segment.last_batch < oldest;
             let sparse = live > 0 && live * 100 <= segment.bytes * SPARSE_PERCENT;
-            let stuck = self.jobs.stuck.contains(id);
-            (old && sparse && !stuck).then_some((live, *id))
+            let vain = self.jobs.read_out.contains(id);
+            (old && sparse && !vain).then_some((live, *id))
         });
         let (_, id) = sparse.min()?;
         self.jobs.compacting = true;
         let (file, drive) = (self.log.segments()[&id].file.clone(), self.id());
-        Some(job("read sparse segment", move || Done::Sparse(shards_in(&*file, drive, id))))
+        Some(job("read sparse segment", move || Done::Sparse(id, shards_in(&*file, drive, id))))
     }
 
     /// Moves what is still live.
-    pub(super) fn compact(&mut self, found: Result<Vec<Found>, DiskError>) {
+    pub(super) fn compact(&mut self, segment: u32, found: Result<Vec<Found>, DiskError>) {
         self.jobs.compacting = false;
         let Some(found) = self.noted(found) else { return };
-        self.work(move |drive| drive.move_shards(&found));
+        // Until it is done with. What waits is moved soon, and what is left then cannot be read.
+        self.jobs.read_out.insert(segment);
+        self.work(move |drive| {
+            let moved = drive.move_shards(&found);
+            if let Err(Stop::Failed(..)) = moved {
+                drive.jobs.read_out.remove(&segment);
+                drive.jobs.compact_after = drive.clock.monotonic_micros() + COMPACT_AGAIN_MICROS;
+            }
+            moved
+        });
     }
 
     /// Called again when it has to wait; what was moved is passed over then, for its place changed.
     fn move_shards(&mut self, found: &[Found]) -> Result<(), Stop> {
-        let hidden = |found: &Found| {
-            self.table.layers.rot().of(&PlaceRecord::key(found.operation)).is_some()
-        };
-        let (hidden, shown): (Vec<&Found>, Vec<&Found>) = found.iter().partition(|f| hidden(f));
         // What rot hides may live and cannot be moved: this segment is not given back (ADR 0017).
-        for found in hidden {
-            if let Place::Inline { segment, .. } = found.place {
-                self.jobs.stuck.insert(segment);
-            }
-        }
+        let hidden = |operation| self.table.layers.rot().of(&PlaceRecord::key(operation)).is_some();
+        let shown: Vec<&Found> = found.iter().filter(|found| !hidden(found.operation)).collect();
         let keys = shown.iter().map(|found| PlaceRecord::key(found.operation).into());
         self.table.layers.ready(keys)?;
         for Found { operation, place, bytes } in shown {
             let (known, _) = self.table.place(*operation)?;
-            if known.place != *place {
+            // A rotten one is the healer's: its copy elsewhere would pass for a whole one.
+            if known.place != *place || known.rotten {
                 continue;
             }
             let new = NewShard::Inline(bytes.clone());

@@ -14,14 +14,14 @@
 use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
-use holdfast_register::ShardStatus;
-use holdfast_types::{ErrorClass, Geometry, OperationId};
+use holdfast_register::{Held, ShardStatus};
+use holdfast_types::{ErrorClass, Geometry, OperationId, RegisterKey};
 
 use crate::{
     api::{DriveReply, Verify},
     gate::Completion,
     log::record::Record,
-    value::{PlaceRecord, RegisterRecord},
+    value::PlaceRecord,
 };
 
 use super::{
@@ -71,7 +71,7 @@ impl Drive {
         let register = Bytes::from(verify.key.encode_register(verify.version));
         let (held, register_gate) = self.table.register(&register)?;
         *gate = (*gate).max(register_gate);
-        let Some(geometry) = shape_of(&held, operation) else {
+        let Some(geometry) = shape_of(&held.state.entries, operation) else {
             return Ok(Reply::Whole(DriveReply::Done));
         };
         let (record, place_gate) = self.table.place(operation)?;
@@ -91,6 +91,33 @@ impl Drive {
         }
         let suspect = Suspect { operation, register, geometry, record, batch: *gate };
         Ok(Reply::Suspected(Box::new(suspect)))
+    }
+
+    /// A shard that was found rotten on the way, to be looked at as if a reader had complained: `None`
+    /// when no entry of these keys names it.
+    pub(super) fn suspect(
+        &self,
+        keys: &[RegisterKey],
+        operation: OperationId,
+    ) -> Result<Option<Suspect>, Stop> {
+        for key in keys {
+            let found = self.table.key(key)?;
+            for (version, state) in &found.state.registers {
+                let Some(geometry) = shape_of(&state.entries, operation) else { continue };
+                let register = Bytes::from(key.encode_register(*version));
+                let (record, gate) = self.table.place(operation)?;
+                let batch = gate.max(found.gate);
+                let known = self.suspects.known.len();
+                return Ok((record.is_whole() && known < SUSPECTS_MAX).then_some(Suspect {
+                    operation,
+                    register,
+                    geometry,
+                    record,
+                    batch,
+                }));
+            }
+        }
+        Ok(None)
     }
 
     /// Queues a look; `done` hears what it found.
@@ -177,7 +204,7 @@ impl Drive {
 }
 
 /// The shape of an operation's bytes, by the drive's own word: of an entry or of a part it names.
-fn shape_of(record: &RegisterRecord, operation: OperationId) -> Option<Geometry> {
+fn shape_of(entries: &[Held], operation: OperationId) -> Option<Geometry> {
     let of = |entry: &holdfast_types::Entry| {
         if entry.operation == operation {
             return entry.geometry.has_data().then_some(entry.geometry);
@@ -185,5 +212,5 @@ fn shape_of(record: &RegisterRecord, operation: OperationId) -> Option<Geometry>
         let part = entry.parts.iter().find(|part| part.operation == operation);
         part.map(|part| part.geometry)
     };
-    record.state.entries.iter().find_map(|held| of(&held.entry))
+    entries.iter().find_map(|held| of(&held.entry))
 }

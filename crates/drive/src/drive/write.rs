@@ -6,9 +6,7 @@ use holdfast_register::{
     AcceptVerdict, Held, HolderMask, KeyState, Refusal, RegisterState, Remembered, SettleVerdict,
     ShardStatus, decide_accept, decide_install, decide_purge, decide_settle,
 };
-use holdfast_types::{
-    BucketPhase, Entry, EntryKind, ErrorClass, Quorum, RegisterKey, ShardIndex, VersionId, limits,
-};
+use holdfast_types::{BucketPhase, Entry, Quorum, RegisterKey, ShardIndex, VersionId, limits};
 
 use crate::{
     api::{Accept, DriveReply, Guard, Install, Purge, Scope, Settle, ShardSource, UploadHandle},
@@ -56,7 +54,7 @@ impl Drive {
             return Ok(DriveReply::Accepted(held_status(&found.state, version, entry)));
         }
         self.check_room()?;
-        self.check_space(&accept.entry)?;
+        self.check_space(accept.entry.kind)?;
         let at = view.now;
         let ballot = entry.ballot;
         let remembered = Remembered { operation: entry.operation, ballot, at };
@@ -87,7 +85,7 @@ impl Drive {
             return Ok(DriveReply::Accepted(held_status(&found.state, version, entry)));
         }
         self.check_room()?;
-        self.check_space(&install.entry)?;
+        self.check_space(install.entry.kind)?;
         let set_size = entry.geometry.total_shards;
         let note = Note { shard: install.shard, set_size, at: view.now.micros() };
         let held = Held {
@@ -225,18 +223,6 @@ impl Drive {
         } else {
             Err(Refusal::UploadNotOpen.into())
         }
-    }
-
-    /// On a full drive only entries that take nothing away from the reserve pass: those without data,
-    /// deletes first of all.
-    pub(super) fn check_space(&self, entry: &Entry) -> Result<(), Stop> {
-        let low =
-            self.space.free_bytes < self.options.volumes.reserve && self.log.free_segments() == 0;
-        if low && entry.kind == EntryKind::Put {
-            let message = "accept: only the drive's reserve is left; delete, or add drives";
-            return Err(Stop::Failed(ErrorClass::Full, message.to_owned()));
-        }
-        Ok(())
     }
 
     /// Marks an operation settled. The answer does not wait for the log.

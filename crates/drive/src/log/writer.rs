@@ -280,6 +280,14 @@ impl LogWriter {
         self.free.push_back(id);
     }
 
+    /// Forgets the free segment that would be used last; its file is the caller's to remove.
+    pub fn take_free(&mut self) -> Option<u32> {
+        let id = self.free.pop_back()?;
+        let segment = self.segments.remove(&id);
+        debug_assert!(segment.is_some_and(|segment| segment.last_batch == 0), "it is free");
+        Some(id)
+    }
+
     /// Frees a segment for use again.
     pub fn recycle(&mut self, id: u32) {
         let segment = self.segments.get_mut(&id).expect("only known segments are recycled");

@@ -146,13 +146,19 @@ impl Bitmap {
     #[must_use]
     pub fn runs(&self) -> Vec<(u32, u32)> {
         let mut runs = Vec::new();
-        let mut at = self.next_set(0, self.len);
-        while at < self.len {
-            let end = self.next_clear(at);
-            runs.push((at, end - at));
-            at = self.next_set(end, self.len);
+        let mut at = 0;
+        while let Some((block, blocks)) = self.next_run(at) {
+            runs.push((block, blocks));
+            at = block + blocks;
         }
         runs
+    }
+
+    /// The first run of set blocks at or behind `from`, as (first, count).
+    #[must_use]
+    pub fn next_run(&self, from: u32) -> Option<(u32, u32)> {
+        let at = self.next_set(from, self.len);
+        (at < self.len).then(|| (at, self.next_clear(at) - at))
     }
 }
 

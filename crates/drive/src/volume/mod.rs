@@ -12,18 +12,22 @@
 //! | [`bitmap`] | one bit a block, first-fit search |
 //! | [`extent`] | the header an extent begins with |
 //! | [`upload`] | [`upload::UploadPort`], how shards come in |
+//! | [`plan`] | which volume goes back to the file system, and which is emptied for it |
+//! | `room` | volumes that take no more, and volumes that go |
 //! | [`read`] | [`read::ShardReader`], how they go out |
 
 pub mod bitmap;
 pub mod extent;
+pub mod plan;
 pub mod read;
+mod room;
 pub mod upload;
 
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -53,6 +57,8 @@ pub fn volume_path(volume: u32) -> String {
 struct Volume {
     file: Arc<dyn DiskFile>,
     taken: Bitmap,
+    /// Nothing is put there: it is being emptied.
+    closed: bool,
     group: Arc<SyncGroup>,
 }
 
@@ -83,6 +89,10 @@ pub struct VolumeSet {
     sizes: VolumeSizes,
     inner: Mutex<Inner>,
     grown: Condvar,
+    /// What new volumes leave free.
+    reserve: AtomicU64,
+    /// Uploads are refused.
+    full: AtomicBool,
     syncs: Arc<AtomicU64>,
 }
 
@@ -101,14 +111,22 @@ impl VolumeSet {
             let blocks = u32::try_from(file.len()? / BLOCK_U64).unwrap_or(u32::MAX);
             inner.volumes.insert(id, Volume::new(file, blocks));
         }
-        Ok(Self { disk, sizes, inner: Mutex::new(inner), grown: Condvar::new(), syncs })
+        Ok(Self {
+            disk,
+            sizes,
+            inner: Mutex::new(inner),
+            grown: Condvar::new(),
+            reserve: AtomicU64::new(sizes.reserve),
+            full: AtomicBool::new(false),
+            syncs,
+        })
     }
 
     /// Takes up to `wanted` blocks in one run, at least `least`.
     pub fn allocate(&self, wanted: u32, least: u32) -> Option<Extent> {
         let mut inner = self.inner.lock();
         let mut found: Option<Extent> = None;
-        for (id, volume) in &mut inner.volumes {
+        for (id, volume) in inner.volumes.iter_mut().filter(|(_, volume)| !volume.closed) {
             let Some((block, blocks)) = volume.taken.find(wanted) else { continue };
             if found.is_none_or(|best| best.blocks < blocks) {
                 found = Some(Extent { volume: *id, block, blocks });
@@ -208,7 +226,7 @@ impl VolumeSet {
         group.sync(&*file, &self.syncs)
     }
 
-    /// Blocks that can be allocated now.
+    /// Blocks that are not taken.
     #[must_use]
     pub fn free_blocks(&self) -> u64 {
         self.inner.lock().volumes.values().map(|v| u64::from(v.taken.clear_count())).sum()
@@ -227,12 +245,15 @@ impl VolumeSet {
         self.inner.lock().volumes.iter().map(|(id, v)| (*id, v.taken.len())).collect()
     }
 
-    /// Adds a volume, twice as large as the last. Blocks until it is written; of several callers at a
-    /// time one writes, the others wait for it.
+    /// Adds a volume, twice as large as the largest; one that was being emptied serves first. Blocks until
+    /// it is written; of several callers at a time one writes, the others wait for it.
     ///
     /// # Errors
     /// [`DiskErrorKind::Full`] when the reserve would be touched; when the device fails.
     pub fn grow(&self) -> Result<(), DiskError> {
+        if self.open_closed() {
+            return Ok(());
+        }
         let (id, bytes) = {
             let mut inner = self.inner.lock();
             if inner.growing {
@@ -243,8 +264,9 @@ impl VolumeSet {
             }
             inner.growing = true;
             let id = inner.volumes.keys().next_back().map_or(1, |last| last + 1);
-            let doublings = u32::try_from(inner.volumes.len()).unwrap_or(u32::MAX).min(20);
-            (id, (self.sizes.first << doublings).min(self.sizes.max))
+            let largest = inner.volumes.values().map(|volume| volume.taken.len()).max();
+            let bytes = largest.map_or(0, |blocks| u64::from(blocks) * BLOCK_U64 * 2);
+            (id, bytes.max(self.sizes.first).min(self.sizes.max))
         };
         let created = self.create(id, bytes);
         let mut inner = self.inner.lock();
@@ -258,7 +280,8 @@ impl VolumeSet {
     /// Creates a volume of `bytes`, or of what the reserve leaves.
     fn create(&self, id: u32, bytes: u64) -> Result<(Arc<dyn DiskFile>, u32), DiskError> {
         let path = volume_path(id);
-        let spare = self.disk.space()?.free_bytes.saturating_sub(self.sizes.reserve);
+        let spare =
+            self.disk.space()?.free_bytes.saturating_sub(self.reserve.load(Ordering::Relaxed));
         let bytes = bytes.min(spare) / BLOCK_U64 * BLOCK_U64;
         if bytes < (self.sizes.first / 4).max(BLOCK_U64) {
             let message = "only the reserve is left";
@@ -277,7 +300,7 @@ fn missing(volume: u32) -> DiskError {
 
 impl Volume {
     fn new(file: Arc<dyn DiskFile>, blocks: u32) -> Self {
-        Self { file, taken: Bitmap::new(blocks), group: Arc::default() }
+        Self { file, taken: Bitmap::new(blocks), closed: false, group: Arc::default() }
     }
 }
 
@@ -354,7 +377,7 @@ impl RecordedBlocks {
         Self { volumes: volumes.collect() }
     }
 
-    /// For a manifest.
+    /// For a manifest: the volumes that hold something.
     #[must_use]
     pub fn to_maps(&self) -> Vec<VolumeMap> {
         let map = |(id, bits): (&u32, &Bitmap)| VolumeMap {
@@ -362,7 +385,8 @@ impl RecordedBlocks {
             blocks: bits.len(),
             bitmap: bits.to_bytes(),
         };
-        self.volumes.iter().map(map).collect()
+        let used = self.volumes.iter().filter(|(_, bits)| bits.clear_count() < bits.len());
+        used.map(map).collect()
     }
 
     /// A record names the extent from now on. `false` when a block of it was taken already, or lies
@@ -389,6 +413,19 @@ impl RecordedBlocks {
         if let Some(bits) = self.volumes.get_mut(&extent.volume) {
             bits.clear(extent.block, extent.blocks);
         }
+    }
+
+    /// The first run of taken blocks of a volume at or behind `from`.
+    #[must_use]
+    pub fn next_run(&self, volume: u32, from: u32) -> Option<Extent> {
+        let (block, blocks) = self.volumes.get(&volume)?.next_run(from)?;
+        Some(Extent { volume, block, blocks })
+    }
+
+    /// Whether a record names a block.
+    #[must_use]
+    pub fn is_taken(&self, volume: u32, block: u32) -> bool {
+        self.next_run(volume, block).is_some_and(|run| run.block == block)
     }
 
     /// Every run of taken blocks.

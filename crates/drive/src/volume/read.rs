@@ -139,6 +139,11 @@ impl ShardReader {
         Ok(())
     }
 
+    /// Bytes as they lie there, for a copy that verifies them itself.
+    pub(crate) fn read_raw(&self, offset: u64, buf: &mut [u8]) -> Result<(), DiskError> {
+        self.source.read(offset, buf)
+    }
+
     /// Reads whole blocks with their checksums, each verified.
     ///
     /// # Errors

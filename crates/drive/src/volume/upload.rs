@@ -121,29 +121,36 @@ impl UploadPort {
         if let Some(cause) = self.shared.gate.fenced() {
             return Err(self.shared.gate.fence_error(&cause));
         }
+        if self.shared.volumes.is_full() {
+            let message = "begin upload: only the drive's reserve is left; delete, or add drives";
+            return Err(DriveError::failed(self.shared.drive, ErrorClass::Full, message));
+        }
         let geometry = target.geometry;
         if geometry.block_bytes as usize <= BLOCK || geometry.data_shards == 0 {
             let message = "begin upload: the geometry has no blocks";
             return Err(DriveError::failed(self.shared.drive, ErrorClass::Invalid, message));
         }
-        Ok(Upload {
-            shared: self.shared.clone(),
-            header: ExtentHeader {
-                operation: target.operation,
-                drive: self.shared.drive,
-                shard: target.shard,
-                ordinal: 0,
-                geometry,
-                key: target.key.clone(),
-            },
-            extents: Vec::new(),
-            buf: None,
-            filled: 0,
-            at: 0,
-            len: 0,
-            partial: Vec::new(),
-            blocks: 0,
-        })
+        let header = ExtentHeader {
+            operation: target.operation,
+            drive: self.shared.drive,
+            shard: target.shard,
+            ordinal: 0,
+            geometry,
+            key: target.key.clone(),
+        };
+        Ok(Upload::new(self.shared.clone(), header, geometry.shard_len(), true))
+    }
+
+    /// Begins a copy of a shard of `len` bytes that is here: into what is free, never into a new volume.
+    pub(crate) fn begin_copy(&self, header: ExtentHeader, len: u64) -> Upload {
+        Upload::new(self.shared.clone(), header, len, false)
+    }
+
+    /// Gives a finished upload's blocks back.
+    pub(crate) fn discard(&self, handle: UploadHandle) {
+        for extent in self.take(handle).into_iter().flat_map(|uploaded| uploaded.extents) {
+            self.shared.volumes.free(extent);
+        }
     }
 
     /// Looks a finished upload up.
@@ -188,9 +195,34 @@ pub struct Upload {
     partial: Vec<u8>,
     /// Whole blocks verified.
     blocks: u64,
+    /// Bytes of the shard as announced; 0 when they are not known.
+    announced: u64,
+    /// Whether a volume may be added for it.
+    grows: bool,
 }
 
 impl Upload {
+    const fn new(
+        shared: Arc<PortShared>,
+        header: ExtentHeader,
+        announced: u64,
+        grows: bool,
+    ) -> Self {
+        Self {
+            shared,
+            header,
+            extents: Vec::new(),
+            buf: None,
+            filled: 0,
+            at: 0,
+            len: 0,
+            partial: Vec::new(),
+            blocks: 0,
+            announced,
+            grows,
+        }
+    }
+
     /// Writes the next bytes of the shard, of any length. Each block's checksum is verified as it
     /// becomes whole.
     ///
@@ -302,7 +334,7 @@ impl Upload {
 
     /// Step 1: blocks for what comes next; a volume is added when none has room.
     fn add_extent(&mut self) -> Result<(), DriveError> {
-        let announced = self.header.geometry.shard_len().saturating_sub(self.len);
+        let announced = self.announced.saturating_sub(self.len);
         let blocks = if announced > 0 {
             u32::try_from(whole_blocks(announced) / BLOCK_U64 + 1).unwrap_or(u32::MAX)
         } else {
@@ -314,6 +346,10 @@ impl Upload {
         let extent = loop {
             if let Some(extent) = self.shared.volumes.allocate(wanted, least) {
                 break extent;
+            }
+            if !self.grows {
+                let message = "no room for a copy";
+                return Err(DriveError::failed(self.shared.drive, ErrorClass::Full, message));
             }
             self.shared.volumes.grow().map_err(|e| self.shared.report(&e, false))?;
         };

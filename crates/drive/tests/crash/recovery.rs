@@ -1,6 +1,9 @@
 //! How a sequence falls and rises, and the comparison with the model.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicU64, Ordering},
+};
 
 use bytes::Bytes;
 use holdfast_drive::{
@@ -16,10 +19,22 @@ use crate::{
     world::{BUCKET, DRIVE, Plan, SHARD, World, options},
 };
 
+/// Shards moved between volumes by all sequences,
+pub static MOVED: AtomicU64 = AtomicU64::new(0);
+/// volumes removed,
+pub static VOLUMES_GONE: AtomicU64 = AtomicU64::new(0);
+/// and log segments: so that the test can tell that it meets these.
+pub static SEGMENTS_GONE: AtomicU64 = AtomicU64::new(0);
+
 impl World {
     /// The process ends, with or without the power.
     pub fn fall(&mut self) {
-        self.drive = None;
+        if let Some(drive) = self.drive.take() {
+            let given_back = drive.given_back();
+            MOVED.fetch_add(given_back.shards, Ordering::Relaxed);
+            VOLUMES_GONE.fetch_add(given_back.volumes, Ordering::Relaxed);
+            SEGMENTS_GONE.fetch_add(given_back.segments, Ordering::Relaxed);
+        }
         self.batch = None;
         self.outcome = None;
         self.jobs.clear();

@@ -83,12 +83,15 @@ pub fn options(medium: &MemoryMedium) -> DriveOptions {
         batch_bytes_max: 24 << 10,
         overlay_bytes_max: 4 << 10,
         tail_segments_max: 2,
-        segments_soft_max: 4,
+        segments_spare: 1,
+        segments_soft_max: 1,
         run_cache_bytes: 64 << 10,
         index: IndexBackend::Memory(medium.clone()),
         // The index under most stress.
         index_content: IndexContent::All,
-        volumes: VolumeSizes { first: 256 << 10, max: 512 << 10, reserve: 0 },
+        // Small, so that there are several, and as fast as can be, so that they come and go.
+        volumes: VolumeSizes { first: 256 << 10, max: 256 << 10, reserve: 0 },
+        move_bytes_per_second: u64::MAX,
         ..DriveOptions::default()
     }
 }
@@ -211,7 +214,8 @@ impl World {
             66..=69 => self.read(),
             70 => self.raise_epoch(),
             71..=84 => self.log_work(),
-            85..=94 => self.background_work(),
+            85..=92 => self.background_work(),
+            93..=94 => self.tend(),
             95 => self.drive().begin_checkpoint(),
             96 => self.abandon_upload(),
             _ => self.clock.advance_micros(self.below(2_000_000)),
@@ -237,9 +241,12 @@ impl World {
     /// before the next one. Whatever else the threads do may come later.
     pub fn look_up(&mut self) {
         while self.drive().waiting() > 0 {
-            if let Some(job) = self.drive().take_load_jobs().pop() {
-                let outcome = job.run();
-                self.drive().loaded(outcome);
+            let loads = self.drive().take_load_jobs();
+            if !loads.is_empty() {
+                for job in loads {
+                    let outcome = job.run();
+                    self.drive().loaded(outcome);
+                }
                 continue;
             }
             let job = self.drive().log_jobs().or_else(|| self.jobs.pop_front());
@@ -249,6 +256,14 @@ impl World {
                 None => self.job_outcomes.pop_front().expect("whoever waits, waits for something"),
             };
             self.drive().job_done(outcome);
+        }
+    }
+
+    /// All that wants to be done in the background, for a while: volumes are emptied and given back.
+    pub fn tend(&mut self) {
+        for _ in 0..self.below(30) {
+            self.background_work();
+            self.log_work();
         }
     }
 

@@ -3,6 +3,7 @@
 mod idle;
 mod recycling;
 mod rig;
+mod space;
 mod waiting;
 
 use std::sync::{Arc, Mutex};
