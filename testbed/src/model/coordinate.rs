@@ -298,7 +298,7 @@ impl World {
         }
     }
 
-    /// A version that was never acknowledged has no spare shard by promise: when a drive was replaced
+    /// A version that was never acknowledged has no spare shard by promise: when a drive was replaced or rotted
     /// while a client read it, its loss is beyond what the store stands for, and the run is not judged.
     fn excuse(&mut self, value: Id) {
         let held = || self.drives.iter().flat_map(|drive| drive.state.registers.values());
@@ -307,7 +307,8 @@ impl World {
             self.whole(shape).count() < need.map_or(1, |held| held.entry.data_shards())
         };
         let short = shapes_of(value).all(is_short);
-        let replaced = self.drives.iter().any(|drive| drive.identity > 0);
+        let rotten = self.budgets.rots < self.config.budgets.rots;
+        let replaced = rotten || self.drives.iter().any(|drive| drive.identity > 0);
         let acknowledged = self.history.ops[value].told == Told::Done;
         self.excused |= replaced && !acknowledged && short;
     }
