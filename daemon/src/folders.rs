@@ -15,6 +15,7 @@ use holdfast_drive::{
     Drive, DriveOptions, Identity,
     api::Standing,
     disk::{Disk, read_file, replace_file},
+    disk_claim::is_taken,
     disk_real::RealDisk,
 };
 use holdfast_placement::layout::DOCUMENT_BYTES_MAX;
@@ -53,13 +54,17 @@ pub struct Folders {
     /// Held while folders are changed: the first node's call and this node's own start may both
     /// complete a formatting, and a drive must not be formatted under one that is opened.
     changing: Mutex<()>,
+    /// Until the drives are open, which claim their folders themselves and give them up when they fail,
+    /// so that they can be unmounted.
+    claims: Mutex<Vec<RealDisk>>,
 }
 
 impl Folders {
     /// The folders at `paths`; those that are not there are made.
     ///
     /// # Errors
-    /// [`Failure`] for a folder on the root file system, unless that is allowed.
+    /// [`Failure`] for a folder on the root file system, unless that is allowed, and when another process
+    /// uses all folders. One of several may hang on a process that cannot end: the others serve.
     pub fn prepare(
         paths: Vec<String>,
         allow_root_disk: bool,
@@ -76,8 +81,23 @@ impl Folders {
             // A folder that cannot be made shows as unusable when it is surveyed.
             let _ = fs::DirBuilder::new().recursive(true).mode(0o750).create(path);
         }
+        if !paths.is_empty() && paths.iter().all(|path| is_taken(path)) {
+            return Err(Failure::new(
+                format!("use drive {}: another process uses it", paths[0]),
+                "stop that process (`fuser -v` on the folder names it), or give this node folders of \
+                 its own",
+            ));
+        }
+        // A folder that cannot be claimed shows as unusable when it is surveyed.
+        let claims = paths.iter().filter_map(|path| RealDisk::new(path).ok()).collect();
+        let claims = Mutex::new(claims);
         let options = DriveOptions::default();
-        Ok(Self { paths, clock, allow_root_disk, options, changing: Mutex::default() })
+        Ok(Self { claims, paths, clock, allow_root_disk, options, changing: Mutex::default() })
+    }
+
+    /// Leaves the folders to the drives that are open in them.
+    pub fn release(&self) {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// The folders' paths.

@@ -84,6 +84,7 @@ struct Running {
     stop_listener: watch::Sender<bool>,
     drives: Option<NodeHandle>,
     members: Arc<Members>,
+    engine: Arc<Engine>,
     keeper: Option<JoinHandle<()>>,
 }
 
@@ -209,7 +210,7 @@ impl Process {
         let keeper = Keeper {
             folders: startup.folders.clone(),
             drives: drives.clone(),
-            engine,
+            engine: engine.clone(),
             me: my_index,
             random: self.random.clone(),
             wishes,
@@ -220,7 +221,7 @@ impl Process {
         };
         let keeper = Some(tokio::spawn(keeper.run()));
         let drives = Some(drives);
-        Ok(Running { front, listener, stop_listener, drives, members, keeper })
+        Ok(Running { front, listener, stop_listener, drives, members, engine, keeper })
     }
 
     async fn start_gateway(&self, urls: &[String]) -> Result<Running, Failure> {
@@ -237,7 +238,8 @@ impl Process {
         let members = Arc::new(Members::new(document.layout.clone(), None, &mut peers));
         let engine = self.engine(&document, &members, None);
         self.open_s3(&front, &engine, engine.clone());
-        Ok(Running { front, listener, stop_listener, drives: None, members, keeper: None })
+        let (drives, keeper) = (None, None);
+        Ok(Running { front, listener, stop_listener, drives, members, engine, keeper })
     }
 
     /// The place of this node among `urls`; 0 when there are none to choose from.
@@ -315,6 +317,7 @@ impl Process {
         if !drives.opened(OPEN_PATIENCE).await {
             tracing::warn!("some drives are still being opened; they join when they are");
         }
+        startup.folders.release();
         for facts in drives.drives(OPEN_PATIENCE).await {
             if !facts.state.serves() {
                 tracing::error!(path = facts.path, state = facts.state.name(), "{}", facts.reason);
@@ -350,7 +353,12 @@ impl Process {
     /// Waits until the cluster takes writes, then says so: to the log, to systemd, to health checks.
     async fn become_ready(&self, running: &Running) {
         let mut reports = Reports::new(self.clock.as_ref());
-        while let Some(why) = running.members.missing() {
+        // A link that is up is not enough: the first request must not be refused.
+        let missing = async || match running.members.missing() {
+            Some(why) => Some(why),
+            None => running.engine.short_set().await,
+        };
+        while let Some(why) = missing().await {
             reports.waiting(&why);
             tokio::time::sleep(LOOK_AGAIN).await;
         }

@@ -136,6 +136,8 @@ fn default_message(content: &[u8]) -> &'static str {
         "<Message>the signature does not match: check the secret key, and what was signed</Message>"
     } else if has(b"<Code>MalformedXML<") {
         "<Message>the XML is not well-formed, or not what the operation takes</Message>"
+    } else if has(b"<Code>InvalidBucketName<") {
+        "<Message>the bucket's name is not valid: 3 to 63 lower-case letters, digits, dots, hyphens</Message>"
     } else {
         "<Message>the request was refused by its form: see the code</Message>"
     }

@@ -12,6 +12,7 @@ use crate::{
 };
 
 /// What operations need.
+#[derive(Clone)]
 pub(crate) struct Gateway {
     pub(crate) store: Arc<dyn ObjectStore>,
     pub(crate) region: String,

@@ -24,6 +24,7 @@ use crate::{
     digests::Announced,
     edge, error,
     plain::{Refusal, VerifiedBody},
+    ranges::{Routes, Verified},
     reframe::Reframed,
     response::{self, GatewayBody, Origin},
     s3::Gateway,
@@ -61,12 +62,20 @@ pub fn service(store: Arc<dyn ObjectStore>, config: GatewayConfig) -> GatewaySer
     let owner = config.owner.id.clone();
     let scheme = if config.tls { "https" } else { "http" };
     let gateway = Gateway { store, region: config.region, owner: config.owner, scheme };
-    let mut builder = S3ServiceBuilder::new(gateway);
-    builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(bounds))));
+    let bounds: Arc<StaticConfigProvider> = Arc::new(StaticConfigProvider::new(Arc::new(bounds)));
+    let build = |gateway: Gateway| {
+        let mut builder = S3ServiceBuilder::new(gateway);
+        builder.set_config(bounds.clone());
+        builder.set_validation(BucketNames);
+        builder
+    };
+    let mut verified = build(gateway.clone());
+    verified.set_access(Verified);
+    let mut builder = build(gateway);
     builder.set_auth(Secrets(config.credentials));
     builder.set_access(SignedOnly);
-    builder.set_validation(BucketNames);
-    builder.set_route(admin::Route { view: config.admin });
+    let admin = admin::Route { view: config.admin };
+    builder.set_route(Routes { admin, verified: verified.build() });
     let inner = Inner {
         s3: builder.build(),
         admission: Arc::new(Semaphore::new(config.requests_max)),

@@ -58,6 +58,33 @@ async fn ranges() {
     assert_eq!(outside.header("content-range"), "bytes */10");
 }
 
+/// Goal: ranges that HTTP ignores answer the whole object, signed or presigned, and open nothing to the
+/// unsigned. Method: each kind of them, by each way in.
+#[tokio::test]
+async fn ranges_that_are_ignored() {
+    let harness = Harness::with_bucket().await;
+    put(&harness, "/bkt/k", b"0123456789").await.ok();
+    for range in ["bytes=0-1,4-5", "items=0-1", "bytes=5-2", "rubbish"] {
+        let read = Call::new("GET", "/bkt/k").header("range", range).send(&harness).await;
+        assert_eq!((read.status, read.text().as_str()), (200, "0123456789"), "{range}");
+        assert_eq!(read.header("content-range"), "");
+        assert!(!read.header("x-amz-request-id").is_empty());
+        let head = Call::new("HEAD", "/bkt/k").header("range", range).send(&harness).await;
+        assert_eq!((head.status, head.header("content-length")), (200, "10"), "{range}");
+        let missing = Call::new("GET", "/bkt/none").header("range", range).send(&harness).await;
+        missing.refused(404, "NoSuchKey");
+        let unsigned = http::Request::get("/bkt/k").header("host", "gateway.test");
+        let unsigned = unsigned.header("range", range).body(Default::default()).unwrap();
+        harness.exchange(unsigned).await.refused(403, "AccessDenied");
+        let browser = Call::new("GET", "/bkt/k").smuggle("range", range);
+        let read = browser.send_presigned(&harness, 60).await;
+        assert_eq!((read.status, read.text().as_str()), (200, "0123456789"), "{range}");
+        let mut forged = Call::new("GET", "/bkt/k").header("range", range);
+        forged.secret_key = "guessed-wrong".to_owned();
+        forged.send(&harness).await.refused(403, "SignatureDoesNotMatch");
+    }
+}
+
 #[tokio::test]
 async fn conditions() {
     let harness = Harness::with_bucket().await;

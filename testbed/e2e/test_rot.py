@@ -67,3 +67,32 @@ def test_rot_is_served_around_and_healed(cluster):
                 del harmed[key]
         assert time.monotonic() < deadline, f"not healed: {harmed}"
         time.sleep(0.5)
+
+
+def test_rot_in_a_part_of_an_object_heals(cluster):
+    """One shard of each part of a completed object rots; every node serves it right; whole copies come back."""
+    s3 = cluster.s3(1)
+    s3.create_bucket(Bucket="parts")
+    upload = s3.create_multipart_upload(Bucket="parts", Key="multi")["UploadId"]
+    bodies, parts = [os.urandom(5 << 20), os.urandom(5 << 20), os.urandom(INLINE)], []
+    for number, body in enumerate(bodies, 1):
+        part = s3.upload_part(Bucket="parts", Key="multi", UploadId=upload, PartNumber=number, Body=body)
+        parts.append({"PartNumber": number, "ETag": part["ETag"]})
+    s3.complete_multipart_upload(Bucket="parts", Key="multi", UploadId=upload, MultipartUpload={"Parts": parts})
+    time.sleep(8)  # the parts' own registers are freed soon after the completion
+    drives = [pathlib.Path(path) for node in cluster.facts["nodes"] for path in node["drives"]]
+    # Shard 0 of a part begins with the part's first bytes.
+    samples = [body[:2048] for body in bodies]
+    for sample in samples:
+        found = [place for drive in drives for place in places(drive, sample)]
+        assert found, "the sample lies on no drive"
+        for path, at in found:
+            flip(path, at + 1000)
+    deadline = time.monotonic() + 60
+    while samples:
+        for node in (1, 2, 3, 4):
+            got = cluster.s3(node).get_object(Bucket="parts", Key="multi")["Body"].read()
+            assert digest(got) == digest(b"".join(bodies)), node
+        samples = [sample for sample in samples if not any(True for drive in drives for _ in places(drive, sample))]
+        assert time.monotonic() < deadline, f"{len(samples)} parts not healed"
+        time.sleep(0.5)

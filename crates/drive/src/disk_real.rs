@@ -19,8 +19,9 @@ use rustix::{
     io::ReadWriteFlags,
 };
 
-use crate::disk::{
-    Access, AlignedBuf, BLOCK, BLOCK_U64, Disk, DiskError, DiskErrorKind, DiskFile, Space,
+use crate::{
+    disk::{Access, AlignedBuf, BLOCK, BLOCK_U64, Disk, DiskError, DiskErrorKind, DiskFile, Space},
+    disk_claim::Claim,
 };
 
 /// Bytes of zeros written at once.
@@ -31,13 +32,15 @@ const ZEROS_BYTES: usize = 1 << 20;
 pub struct RealDisk {
     root: PathBuf,
     name: String,
+    _claim: Arc<Claim>,
 }
 
 impl RealDisk {
-    /// The folder at `root`, which must exist.
+    /// The folder at `root`, which must exist. This process alone may use it while the value lives
+    /// (INV-DISK-1).
     ///
     /// # Errors
-    /// When it is not a folder.
+    /// When it is not a folder, or another process uses it.
     pub fn new(root: impl Into<PathBuf>) -> Result<Self, DiskError> {
         let root = root.into();
         let name = root.display().to_string();
@@ -46,7 +49,15 @@ impl RealDisk {
             let message = "not a folder";
             return Err(DiskError::new(DiskErrorKind::Failed, "open", &name, message));
         }
-        Ok(Self { root, name })
+        let claim = Claim::of(&root).map_err(|e| match e.kind() {
+            ErrorKind::ResourceBusy => {
+                let message =
+                    "another process uses it; find it with `fuser -v` and stop one of them";
+                DiskError::new(DiskErrorKind::Failed, "open", &name, message)
+            }
+            _ => failed("open", &name, &e),
+        })?;
+        Ok(Self { root, name, _claim: claim })
     }
 
     fn at(&self, path: &str) -> PathBuf {

@@ -31,6 +31,7 @@
 //! | [`gate`] | answers wait here for their log batch |
 //! | [`checkpoint`] | what a manifest says: facts, bitmaps, runs, where replay starts |
 //! | [`identity`] | who a drive is |
+//! | [`disk_claim`] | one process a folder |
 //! | [`disk`] | the device seam, aligned buffers; [`disk_real`] a folder, [`disk_sim`] one in memory |
 //! | [`error`] | why a drive does not serve |
 
@@ -40,6 +41,7 @@ pub mod base;
 pub mod checkpoint;
 pub mod conformance;
 pub mod disk;
+pub mod disk_claim;
 pub mod disk_real;
 pub mod disk_sim;
 pub mod drive;

@@ -128,14 +128,22 @@ impl RegisterRecord {
         self.transition(|state| state.apply_purge(VersionId::NULL, ballot), None)
     }
 
-    /// Notes that an operation's shard is not here any more. Nothing is dropped by it.
+    /// Notes that an operation's shard is not here any more: the entry's own, or a part's. Nothing is
+    /// dropped by it.
     pub fn lose(&mut self, operation: OperationId) -> Vec<Held> {
-        for held in self.state.entries.iter_mut().filter(|h| h.entry.operation == operation) {
-            if held.shard == ShardStatus::Present {
+        for held in &mut self.state.entries {
+            let own = held.entry.operation == operation && held.shard == ShardStatus::Present;
+            if own || lacks_by_part(held, operation) {
                 held.shard = ShardStatus::Missing;
             }
         }
         Vec::new()
+    }
+
+    /// Whether a settled entry names `operation` as a part, and does not know yet that it is missing.
+    #[must_use]
+    pub fn takes_loss_of_part(&self, operation: OperationId) -> bool {
+        self.state.entries.iter().any(|held| lacks_by_part(held, operation))
     }
 
     /// Applies one of the protocol's transitions, which are written for whole keys, to this register
@@ -204,6 +212,14 @@ impl RegisterRecord {
         }
         keys
     }
+}
+
+/// Whether the loss of a part's shard makes this entry short. Only of a settled one: an open one that
+/// says `Missing` might never find the holders it needs, and the next who reads it tells again.
+fn lacks_by_part(held: &Held, operation: OperationId) -> bool {
+    held.settled
+        && held.shard == ShardStatus::NoData
+        && held.entry.parts.iter().any(|part| part.operation == operation)
 }
 
 /// `space u8 | at u64 big-endian | register key`: chores in the order of their age.

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use holdfast_drive::{
     Drive, DriveOptions, Identity,
     api::{
-        Accept, ChoreKind, DriveReply, DriveRequest, DriveResult, Install, ListChores, Read, Scope,
-        Settle, ShardRead, ShardSource, UploadTarget, Verify,
+        Accept, ChoreKind, DriveReply, DriveRequest, DriveResult, Install, ListChores,
+        MemberRequest, Read, Restock, Scope, Settle, ShardRead, ShardSource, UploadTarget, Verify,
     },
     disk::{Access, Disk},
     disk_sim::SimDisk,
@@ -19,8 +19,8 @@ use holdfast_erasure::{Salt, encode_body};
 use holdfast_register::{HolderMask, ShardStatus};
 use holdfast_types::{
     Ballot, BucketEpoch, BucketId, BucketPhase, BucketStamp, ClusterId, DriveId, Entry, EntryKind,
-    Geometry, HybridTime, OperationId, RegisterKey, SetEpoch, SetIndex, ShardIndex, VersionId,
-    WriterId, seam::ManualClock,
+    Geometry, HybridTime, OperationId, PartRef, RegisterKey, SetEpoch, SetIndex, ShardIndex,
+    VersionId, WriterId, seam::ManualClock,
 };
 
 const START_MICROS: u64 = 1_700_000_000_000_000;
@@ -146,7 +146,15 @@ impl Rig {
 
     /// Accepts and settles an object, held by all drives of its set.
     fn put(&mut self, object: &Object) {
-        let source = self.source(object);
+        self.accept(object);
+        self.settle(object);
+    }
+
+    fn accept(&mut self, object: &Object) {
+        let (source, status) = match object.entry.geometry.has_data() {
+            true => (self.source(object), ShardStatus::Present),
+            false => (ShardSource::NoData, ShardStatus::NoData),
+        };
         let accept = Accept {
             scope: scope(),
             key: object.key.clone(),
@@ -157,7 +165,10 @@ impl Rig {
             guard: None,
         };
         let accepted = self.call(DriveRequest::Accept(accept));
-        assert_eq!(accepted, Ok(DriveReply::Accepted(ShardStatus::Present)));
+        assert_eq!(accepted, Ok(DriveReply::Accepted(status)));
+    }
+
+    fn settle(&mut self, object: &Object) {
         let settle = Settle {
             scope: scope(),
             key: object.key.clone(),
@@ -182,13 +193,31 @@ impl Rig {
     }
 
     fn verify(&mut self, object: &Object) -> DriveResult {
+        self.verify_of(object, object.entry.operation)
+    }
+
+    /// Looks at the shard of an operation that the object names.
+    fn verify_of(&mut self, object: &Object, operation: OperationId) -> DriveResult {
         self.call(DriveRequest::Verify(Verify {
             scope: scope(),
             key: object.key.clone(),
             version: VersionId::NULL,
-            operation: object.entry.operation,
+            operation,
             shard: SHARD,
         }))
+    }
+
+    /// Brings the shard of a part that the object names.
+    fn restock(&mut self, object: &Object, part: &Object, source: ShardSource) -> DriveResult {
+        self.call(DriveRequest::Member(MemberRequest::Restock(Restock {
+            scope: scope(),
+            key: object.key.clone(),
+            version: VersionId::NULL,
+            operation: part.entry.operation,
+            geometry: part.entry.geometry,
+            shard: SHARD,
+            source,
+        })))
     }
 
     /// Blocks of a shard, if they can be read.
@@ -288,6 +317,65 @@ fn rot_is_recorded_and_healed() {
             rig.drive.audit_blocks().unwrap();
             rig.reopen();
         }
+    }
+}
+
+/// An object of two parts.
+fn made_of(n: u64, parts: &[Object]) -> Object {
+    let part = |(at, part): (usize, &Object)| PartRef {
+        number: at as u16 + 1,
+        operation: part.entry.operation,
+        geometry: part.entry.geometry,
+    };
+    let parts = parts.iter().enumerate().map(part).collect();
+    let bare = object(n, 0);
+    Object { entry: Entry { parts, ..bare.entry }, ..bare }
+}
+
+/// Goal: rot in a part makes the object that names it short, settled or (with the next report) settled
+/// since: it is listed for repair, over restarts, too, and neither an Install nor one of two lost parts
+/// makes it whole, only both. Method: an object of an inline part and one in a volume, both rot, one
+/// before the object is settled.
+#[test]
+fn rot_in_a_part_makes_its_object_short_until_all_parts_are_here() {
+    let mut rig = Rig::new();
+    let parts = [object(1, 9_000), object(2, 700_000)];
+    parts.iter().for_each(|part| rig.put(part));
+    let whole = made_of(3, &parts);
+    rig.accept(&whole);
+    rig.checkpoint_twice();
+    let [first, second] = &parts;
+    let (one, two) = (first.entry.operation, second.entry.operation);
+    let missing = Ok(DriveReply::Accepted(ShardStatus::Missing));
+    assert!(rig.rot(first, 100) && rig.rot(second, second.shard.len() - 30));
+    assert_eq!(rig.verify_of(&whole, one), missing);
+    assert_eq!(rig.shown(&whole).0, ShardStatus::NoData, "an open entry stays as it is");
+    rig.settle(&whole);
+    assert_eq!(rig.verify_of(&whole, one), missing);
+    let repair = (whole.entry.operation, HolderMask::default().with(SHARD.0));
+    for part in [two, one] {
+        assert_eq!(rig.verify_of(&whole, part), missing);
+        assert_eq!(rig.shown(&whole).0, ShardStatus::Missing);
+        assert_eq!(rig.repairs(), [repair]);
+        rig.drive.audit().unwrap();
+        rig.reopen();
+    }
+    let sources = [rig.source(second), rig.source(first)];
+    for (part, source) in [second, first].into_iter().zip(sources) {
+        assert_eq!(rig.install(&whole, ShardSource::NoData), missing);
+        assert_eq!(rig.restock(&whole, part, ShardSource::Held), missing);
+        let present = Ok(DriveReply::Accepted(ShardStatus::Present));
+        assert_eq!(rig.restock(&whole, part, source), present);
+    }
+    let healed = Ok(DriveReply::Accepted(ShardStatus::NoData));
+    assert_eq!(rig.install(&whole, ShardSource::NoData), healed);
+    for _ in 0..2 {
+        assert!(parts.iter().all(|part| rig.whole(part)));
+        assert_eq!(rig.shown(&whole).0, ShardStatus::NoData);
+        assert_eq!((rig.repairs().len(), rig.drive.facts().repairs), (0, 0));
+        rig.drive.audit().unwrap();
+        rig.drive.audit_blocks().unwrap();
+        rig.reopen();
     }
 }
 

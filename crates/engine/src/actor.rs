@@ -179,11 +179,14 @@ impl SetActor {
         let Some(set) = self.set.upgrade() else { return false };
         let down: Vec<usize> =
             (0..usize::from(set.n())).filter(|s| set.health.is_down(*s)).collect();
-        for slot in down {
+        // All at once: drives that hang must not keep one that is back from serving.
+        let ask = |slot: usize| {
             let request = vec![(set.slot(slot).drive, DriveRequest::Facts)];
             let call = set.node_of(slot).call(self.probe_every, request);
-            let answer = tokio::time::timeout(self.probe_every * 2, call).await;
-            let facts = answer.ok().and_then(|mut results| results.pop());
+            let answer = tokio::time::timeout(self.probe_every * 2, call);
+            async move { (slot, answer.await.ok().and_then(|mut results| results.pop())) }
+        };
+        for (slot, facts) in futures::future::join_all(down.into_iter().map(ask)).await {
             // One that hangs tells its facts, too: while it is suspect it is not back.
             let is_back = |state: DriveState| state.serves() && state != DriveState::Suspect;
             let serves =

@@ -31,6 +31,12 @@ pub(crate) struct Target {
 }
 
 impl Target {
+    /// The error of a shard whose block did not come in time.
+    pub(crate) fn late(&self, shard: u8) -> DriveError {
+        let drive = self.set.slot(self.route.slots[usize::from(shard)]).drive;
+        DriveError::failed(drive, ErrorClass::TimedOut, "no block in time")
+    }
+
     /// Takes note that a shard could not be read: its drive is told, when it may be the shard's fault.
     pub(crate) fn unreadable(&self, shard: u8, error: &DriveError) {
         if tells_of_rot(error) {
@@ -38,6 +44,12 @@ impl Target {
             self.set.report(self.scope, &self.route, Suspected { version, operation, shard });
         }
     }
+}
+
+/// Whether a failure may be one block's alone, so that the shard's other blocks are worth a try. Whoever
+/// is silent or gone is silent for the next block, too.
+pub(crate) fn is_of_block(error: &DriveError) -> bool {
+    error.class() == ErrorClass::Damaged
 }
 
 /// Opens a stream of single blocks of a shard.

@@ -11,6 +11,7 @@ use crate::{
     engine::Engine,
     error::StoreError,
     read::{Question, check_scope},
+    restore::Restored,
     round::Calls,
     set::{Route, SetHandle},
     workers::Worked,
@@ -97,7 +98,15 @@ impl Engine {
         if !installed.short.is_empty() {
             let short = std::mem::take(&mut installed.short);
             let (version, entry) = (candidate.version, &candidate.entry);
-            let restored = shared.restore(scope, route, version, entry, &short).await?;
+            let restored = if entry.geometry.has_data() {
+                shared.restore(scope, route, version, entry, &short).await?
+            } else {
+                // It is short for the sake of parts.
+                for shard in &short {
+                    shared.restock(scope, route, candidate, *shard).await?;
+                }
+                Restored::default()
+            };
             let again = self
                 .install(set, scope, route, candidate, holders, &short, Some(&restored))
                 .await?;
@@ -121,7 +130,7 @@ impl Engine {
         candidate: &Candidate,
         holders: HolderMask,
         shards: &[u8],
-        restored: Option<&crate::restore::Restored>,
+        restored: Option<&Restored>,
     ) -> Result<Installed, StoreError> {
         let source = |shard: u8| match restored {
             _ if !candidate.entry.geometry.has_data() => Some(ShardSource::NoData),

@@ -68,6 +68,7 @@ mod receive;
 mod registry;
 mod report;
 mod resolve;
+mod restock;
 mod restore;
 mod round;
 mod scan;

@@ -131,6 +131,26 @@ impl Engine {
         layout
     }
 
+    /// A set with fewer drives than a write needs. Asks them: a link that is up, or no bad news, does not
+    /// say that the drives behind it are open.
+    pub async fn short_set(&self) -> Option<String> {
+        for set in self.sets.iter().map(|set| &set.shared) {
+            let answers = set.ask_members(MemberRequest::Membership).await;
+            for (slot, answer) in &answers {
+                set.health.observe(*slot, answer);
+            }
+            let have = answers.iter().filter(|(_, answer)| answer.is_ok()).count();
+            let need = set.quorum.write();
+            if have < usize::from(need) {
+                let index = set.index;
+                return Some(format!(
+                    "set {index} has {have} of the {need} drives that writes need"
+                ));
+            }
+        }
+        None
+    }
+
     /// Told whenever a membership changed.
     #[must_use]
     pub fn membership_changes(&self) -> tokio::sync::watch::Receiver<u64> {

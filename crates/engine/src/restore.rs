@@ -15,7 +15,7 @@ use holdfast_types::{
 };
 
 use crate::{
-    blocks::{Target, next_block, open_blocks},
+    blocks::{Target, is_of_block, next_block, open_blocks},
     error::StoreError,
     set::{Route, SetShared, describe},
     staged::rides_inline,
@@ -98,19 +98,26 @@ impl SetShared {
     }
 }
 
-/// k shards that can be read.
+/// k shards that can be read. A rotten block costs a shard that block alone: it comes behind all other
+/// spares from the next stripe on, for shards that are rotten in different stripes restore each other.
 struct Sources {
     open: Vec<(u8, BlockStream)>,
+    /// The next is the last.
     spares: Vec<u8>,
+    /// Failed in this stripe.
+    resting: Vec<u8>,
 }
 
 impl Sources {
     async fn open(target: &Arc<Target>, wanted: &[u8]) -> Result<Self, StoreError> {
         let (set, route) = (&target.set, &target.route);
-        let spares = (0..set.n()).filter(|shard| !wanted.contains(shard));
+        // What is left of the wanted ones comes last (INV-ROT-1).
+        let others = (0..set.n()).filter(|shard| !wanted.contains(shard));
+        let spares = others.chain(wanted.iter().copied());
         let up = |shard: &u8| !set.health.is_down(route.slots[usize::from(*shard)]);
-        let mut sources = Self { open: Vec::new(), spares: spares.filter(up).collect() };
-        sources.spares.reverse();
+        let spares: Vec<u8> = spares.filter(up).collect();
+        let spares = spares.into_iter().rev().collect();
+        let mut sources = Self { open: Vec::new(), spares, resting: Vec::new() };
         sources.fill(target, 0).await?;
         Ok(sources)
     }
@@ -128,6 +135,7 @@ impl Sources {
                 Ok(blocks) => self.open.push((shard, blocks)),
                 Err(error) => {
                     target.unreadable(shard, &error);
+                    self.resting.extend(is_of_block(&error).then_some(shard));
                     failures.push((target.route.slots[usize::from(shard)], describe(&error)));
                 }
             }
@@ -142,6 +150,7 @@ impl Sources {
         stripe: u64,
     ) -> Result<Vec<Option<Bytes>>, StoreError> {
         let mut payloads = vec![None; usize::from(target.set.n())];
+        self.spares.splice(..0, self.resting.drain(..));
         loop {
             let open = std::mem::take(&mut self.open);
             let missing = open.into_iter().map(|(shard, mut blocks)| {
@@ -149,22 +158,27 @@ impl Sources {
                 async move {
                     let idle = target.set.knobs.stream_idle;
                     let payload = match here {
-                        Some(payload) => Some(payload),
+                        Some(payload) => Ok(payload),
                         None => {
                             let next = next_block(target, shard, stripe, &mut blocks);
                             let next = tokio::time::timeout(idle, next).await.ok();
                             if let Some(Err(error)) = &next {
                                 target.unreadable(shard, error);
                             }
-                            next.and_then(Result::ok)
+                            next.unwrap_or_else(|| Err(target.late(shard)))
                         }
                     };
-                    payload.map(|payload| (shard, blocks, payload))
+                    (shard, payload.map(|payload| (blocks, payload)))
                 }
             });
-            for (shard, blocks, payload) in join_all(missing).await.into_iter().flatten() {
-                payloads[usize::from(shard)] = Some(payload);
-                self.open.push((shard, blocks));
+            for (shard, read) in join_all(missing).await {
+                match read {
+                    Ok((blocks, payload)) => {
+                        payloads[usize::from(shard)] = Some(payload);
+                        self.open.push((shard, blocks));
+                    }
+                    Err(error) => self.resting.extend(is_of_block(&error).then_some(shard)),
+                }
             }
             if self.open.len() >= usize::from(target.geometry.data_shards) {
                 return Ok(payloads);

@@ -27,13 +27,13 @@ use holdfast_drive::{
 };
 use holdfast_erasure::decode_stripe;
 use holdfast_register::Candidate;
-use holdfast_types::{BucketStamp, ErrorClass, Geometry, OperationId, RegisterKey};
+use holdfast_types::{BucketStamp, Geometry, OperationId, RegisterKey};
 use tokio::sync::mpsc;
 
 use crate::{
     admission::Permit,
     api::ByteStream,
-    blocks::{Target, next_block, open_blocks},
+    blocks::{Target, is_of_block, next_block, open_blocks},
     error::StoreError,
     health::Kind,
     set::{Route, SetHandle, SetShared, describe},
@@ -200,6 +200,7 @@ impl Reader {
             stripe: at,
             ready,
             spares,
+            resting: Vec::new(),
             failures: Vec::new(),
         }
     }
@@ -256,6 +257,9 @@ struct BodyReader {
     /// The k sources of the next stripe.
     ready: Vec<Source>,
     spares: VecDeque<u8>,
+    /// Shards of which a block of this stripe is rotten. From the next one on they are spares again,
+    /// behind all others: as long as every stripe has k good blocks, whosever they are, it is read.
+    resting: Vec<u8>,
     failures: Vec<(usize, String)>,
 }
 
@@ -318,6 +322,10 @@ impl BodyReader {
         needed: Range<u8>,
     ) -> Result<Vec<Option<Bytes>>, StoreError> {
         let k = usize::from(self.target.geometry.data_shards);
+        let slots = &self.target.route.slots;
+        let rested: Vec<usize> = self.resting.iter().map(|s| slots[usize::from(*s)]).collect();
+        self.failures.retain(|(slot, _)| !rested.contains(slot));
+        self.spares.extend(self.resting.drain(..));
         let mut payloads: Vec<Option<Bytes>> = vec![None; usize::from(self.target.set.n())];
         let mut running: FuturesUnordered<BoxFuture<'static, Fetched>> = FuturesUnordered::new();
         // Sources whose blocks are not wanted, as long as all is well.
@@ -381,6 +389,7 @@ impl BodyReader {
                 self.target.unreadable(shard, &error);
                 self.target.set.learn(slot, &Err(error.clone()));
                 self.failures.push((slot, describe(&error)));
+                self.resting.extend(is_of_block(&error).then_some(shard));
                 false
             }
         }
@@ -418,13 +427,9 @@ fn fetch(
         let begun = target.set.clock.monotonic_micros();
         let idle = target.set.knobs.stream_idle;
         let fetched = tokio::time::timeout(idle, fetch_block(&target, source, stripe, last)).await;
-        let slot = target.route.slots[usize::from(shard)];
-        let late = || {
-            let drive = target.set.slot(slot).drive;
-            Err(DriveError::failed(drive, ErrorClass::TimedOut, "no block in time"))
-        };
         let took = target.set.clock.monotonic_micros().saturating_sub(begun);
-        (shard, Duration::from_micros(took), fetched.unwrap_or_else(|_| late()))
+        let fetched = fetched.unwrap_or_else(|_| Err(target.late(shard)));
+        (shard, Duration::from_micros(took), fetched)
     })
 }
 

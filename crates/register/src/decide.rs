@@ -106,7 +106,7 @@ impl Refusal {
 pub enum AcceptVerdict {
     /// New: record it.
     Record,
-    /// Held already under this ballot; record it only to add the shard that was missing.
+    /// Held already under this ballot; record it only to add the shard, or the parts, that were missing.
     AddShard,
     /// Held, or accepted and overtaken since: nothing to record.
     Already,
@@ -176,7 +176,7 @@ pub fn decide_accept(
     let register = state.registers.get(&version);
     let same = register.and_then(|r| r.of_operation(entry.operation));
     if let Some(held) = same.filter(|held| held.entry.ballot == entry.ballot) {
-        let adds = held.shard == ShardStatus::Missing && shard == ShardStatus::Present;
+        let adds = held.shard == ShardStatus::Missing && shard != ShardStatus::Missing;
         return Ok(if adds { AcceptVerdict::AddShard } else { AcceptVerdict::Already });
     }
     if remembers(state, entry) {
@@ -223,7 +223,7 @@ pub fn decide_install(
 ) -> Result<AcceptVerdict, Refusal> {
     let register = state.registers.get(&version);
     if let Some(held) = register.and_then(|r| r.of_operation(entry.operation)) {
-        let adds = held.shard == ShardStatus::Missing && shard == ShardStatus::Present;
+        let adds = held.shard == ShardStatus::Missing && shard != ShardStatus::Missing;
         return Ok(if adds { AcceptVerdict::AddShard } else { AcceptVerdict::Already });
     }
     // Whether the register is held or not: a late healer may bring what was deleted and purged since,

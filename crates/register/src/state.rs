@@ -78,11 +78,12 @@ impl HolderMask {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum ShardStatus {
-    /// The entry has no data of its own.
+    /// The entry has no data of its own, and none of its parts is known to be missing here.
     NoData = 0,
     /// The shard is on stable media here.
     Present = 1,
-    /// The entry was accepted without its shard: counts as chosen, never as acknowledged.
+    /// The entry was accepted without its shard, or that of a part was lost since: counts as chosen,
+    /// never as acknowledged.
     Missing = 2,
 }
 

@@ -40,7 +40,8 @@ fn four_nodes_form_once_and_serve_without_one() {
     });
     let formatted = identities(dir.path());
     let client = |n: usize| Client::new(nodes[n].as_ref().expect("it runs").address);
-    assert_eq!(client(0).request("PUT", "/first", b"").0, 200);
+    let (status, answer) = client(0).request("PUT", "/first", b"");
+    assert_eq!(status, 200, "{}", String::from_utf8_lossy(&answer));
     let small = vec![7; 10_240];
     let large = vec![8; 5 << 20];
     let (status, answer) = client(1).request("PUT", "/first/small", &small);

@@ -4,7 +4,7 @@ use std::{net::TcpListener, path::Path};
 
 use crate::{
     client::{PASSWORD, USER},
-    node::holdfastd,
+    node::{Node, free_port, holdfastd},
 };
 
 fn refusal(folder: &Path, args: &[&str], env: &[(&str, &str)]) -> String {
@@ -39,4 +39,22 @@ fn refusals_are_two_lines_and_exit_1() {
     let secret = ("HOLDFAST_CLUSTER_SECRET", "a secret of sixteen or more");
     let said = refusal(dir.path(), &cluster, &[keys[0], keys[1], secret]);
     assert!(said.contains("find this node"), "{said}");
+}
+
+/// Goal: two processes never write to the same folders (INV-DISK-1), and the folders are free when one
+/// of them ended, however. Method: a second daemon while the first serves; then kill, and start again.
+#[test]
+fn folders_in_use_are_refused() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let keys = [("HOLDFAST_ROOT_USER", USER), ("HOLDFAST_ROOT_PASSWORD", PASSWORD)];
+    let volumes = format!("{}/d{{1...2}}", dir.path().display());
+    let args = ["server", "--allow-root-disk", &volumes];
+    let mut first = Node::start_with_keys(dir.path(), free_port(), &args);
+    first.wait_ready();
+    let address = format!("127.0.0.1:{}", free_port());
+    let second = ["server", "--allow-root-disk", "--address", &address, &volumes];
+    let said = refusal(dir.path(), &second, &keys);
+    assert!(said.contains("another process uses it") && said.contains("/d1"), "{said}");
+    first.kill();
+    Node::start_with_keys(dir.path(), free_port(), &args).wait_ready();
 }

@@ -76,6 +76,12 @@ impl Drive {
         };
         let (record, place_gate) = self.table.place(operation)?;
         *gate = (*gate).max(place_gate);
+        if !record.is_whole() && held.takes_loss_of_part(operation) {
+            // Found while the entry was open, or by way of the part's own register.
+            let lost = Record::Lost { register, operation, place: record.place };
+            *gate = (*gate).max(self.record(&lost, true)?.batch);
+            return Ok(Reply::Whole(DriveReply::Accepted(ShardStatus::Missing)));
+        }
         if !record.is_whole() || record.shard != verify.shard {
             return Ok(Reply::Whole(DriveReply::Accepted(ShardStatus::Missing)));
         }

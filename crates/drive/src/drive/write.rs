@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use holdfast_erasure::{Salt, open_block};
 use holdfast_register::{
-    AcceptVerdict, Held, HolderMask, KeyState, Refusal, Remembered, SettleVerdict, ShardStatus,
-    decide_accept, decide_install, decide_purge, decide_settle,
+    AcceptVerdict, Held, HolderMask, KeyState, Refusal, RegisterState, Remembered, SettleVerdict,
+    ShardStatus, decide_accept, decide_install, decide_purge, decide_settle,
 };
 use holdfast_types::{
     BucketPhase, Entry, EntryKind, ErrorClass, Quorum, RegisterKey, ShardIndex, VersionId, limits,
@@ -14,7 +14,7 @@ use crate::{
     api::{Accept, DriveReply, Guard, Install, Purge, Scope, Settle, ShardSource, UploadHandle},
     log::record::{NewShard, Record},
     table::status,
-    value::{Note, Place},
+    value::{Note, Place, PlaceRecord},
     volume::upload::fits,
 };
 
@@ -41,7 +41,9 @@ impl Drive {
         let mut found = self.table.key(&accept.key)?;
         *gate = (*gate).max(found.gate);
         self.volatile.complete(&key, &mut found.state);
+        let register = found.state.registers.get(&accept.version);
         let incoming = self.incoming(&accept.entry, accept.shard, &accept.source)?;
+        let incoming = self.with_parts(incoming, register, &accept.entry)?;
         if accept.source == ShardSource::Held && incoming.status == ShardStatus::Missing {
             // The shard was here when the sender looked, and a Settle has dropped it since. Taken as
             // missing, the entry could be chosen with fewer shards than restore it (ADR 0003).
@@ -75,7 +77,9 @@ impl Drive {
         check_entry(&install.key, &install.entry, install.shard)?;
         let found = self.table.key(&install.key)?;
         *gate = (*gate).max(found.gate);
+        let register = found.state.registers.get(&install.version);
         let incoming = self.incoming(&install.entry, install.shard, &install.source)?;
+        let incoming = self.with_parts(incoming, register, &install.entry)?;
         let view = self.view();
         let (version, entry) = (install.version, &install.entry);
         let verdict = decide_install(&found.state, &view, version, entry, incoming.status)?;
@@ -166,6 +170,28 @@ impl Drive {
                 })
             }
         }
+    }
+
+    /// An entry that is short for the sake of a part stays so until every part's shard is here.
+    fn with_parts(
+        &self,
+        incoming: Incoming,
+        register: Option<&RegisterState>,
+        entry: &Entry,
+    ) -> Result<Incoming, Stop> {
+        let held = register.and_then(|register| register.of_operation(entry.operation));
+        if entry.parts.is_empty() || held.is_none_or(Held::is_whole) {
+            return Ok(incoming);
+        }
+        let parts = entry.parts.iter().filter(|part| part.geometry.has_data());
+        let keys = parts.clone().map(|part| PlaceRecord::key(part.operation).into());
+        self.table.layers.ready(keys)?;
+        for part in parts {
+            if !self.table.place(part.operation)?.0.is_whole() {
+                return Ok(Incoming { status: ShardStatus::Missing, ..incoming });
+            }
+        }
+        Ok(incoming)
     }
 
     /// Every block of an inline shard verifies, and they are the entry's.

@@ -15,6 +15,8 @@
 //! `shared` bytes of a key are those of the item before it in the block. Every checksum is XXH3-128,
 //! seeded by drive, run and place ([`RunSeal`]), so that another run's bytes never verify.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use holdfast_types::{
     Ballot, DriveId,
@@ -135,11 +137,12 @@ impl BlockItems {
         &self.key
     }
 
-    /// Reads the next item without its key, which [`Self::key`] shows; `None` at the end.
+    /// Goes to the next item, whose key [`Self::key`] shows; `None` at the end. Copies and counts no
+    /// references: a look-up passes by most of a block.
     ///
     /// # Errors
     /// [`CodecError`] when the bytes are not items in rising order.
-    pub fn step(&mut self) -> Result<Option<(Lsn, RunContent)>, CodecError> {
+    pub fn advance(&mut self) -> Result<Option<Passed>, CodecError> {
         let rest = &self.block[self.at..];
         if rest.is_empty() {
             return Ok(None);
@@ -155,17 +158,38 @@ impl BlockItems {
         self.key.truncate(shared);
         self.key.extend_from_slice(tail);
         let lsn = Lsn(input.varint()?);
-        let content = match input.u8()? {
+        let value = match input.u8()? {
             FORM_VALUE => {
                 let highest = Ballot::decode(&mut input)?;
-                let bytes = self.block.slice_ref(input.blob()?);
-                RunContent::Value { highest, bytes }
+                let len = input.blob()?.len();
+                let end = self.block.len() - input.remaining();
+                Some((highest, end - len..end))
             }
-            FORM_REMOVED => RunContent::Removed,
+            FORM_REMOVED => None,
             _ => return Err(CodecError::Unknown("run item form")),
         };
         self.at = self.block.len() - input.remaining();
-        Ok(Some((lsn, content)))
+        Ok(Some(Passed { lsn, value }))
+    }
+
+    /// What the item holds that was passed.
+    #[must_use]
+    pub fn content(&self, passed: &Passed) -> RunContent {
+        match &passed.value {
+            Some((highest, at)) => {
+                RunContent::Value { highest: *highest, bytes: self.block.slice(at.clone()) }
+            }
+            None => RunContent::Removed,
+        }
+    }
+
+    /// Reads the next item without its key, which [`Self::key`] shows; `None` at the end.
+    ///
+    /// # Errors
+    /// As [`Self::advance`].
+    pub fn step(&mut self) -> Result<Option<(Lsn, RunContent)>, CodecError> {
+        let passed = self.advance()?;
+        Ok(passed.map(|passed| (passed.lsn, self.content(&passed))))
     }
 
     /// Reads the next item whole.
@@ -176,6 +200,15 @@ impl BlockItems {
         let Some((lsn, content)) = self.step()? else { return Ok(None) };
         Ok(Some(RunItem { key: Bytes::copy_from_slice(&self.key), lsn, content }))
     }
+}
+
+/// An item of a block that was passed: where what it holds lies.
+#[derive(Clone, Debug)]
+pub struct Passed {
+    /// Where its record stands.
+    pub lsn: Lsn,
+    /// Highest ballot and place in the block; `None` when the key was removed.
+    value: Option<(Ballot, Range<usize>)>,
 }
 
 /// Where a block lies and what lies in it.

@@ -104,14 +104,14 @@ impl Run {
         let Some(number) = number.checked_sub(1) else { return Ok(None) };
         let mut items = BlockItems::new(self.block(number, true, patience)?);
         loop {
-            let step = items.step().map_err(|_| RunError::Rotten(self.range_of(number)))?;
-            let Some((lsn, content)) = step else { return Ok(None) };
+            let passed = items.advance().map_err(|_| RunError::Rotten(self.range_of(number)))?;
+            let Some(passed) = passed else { return Ok(None) };
             match items.key().cmp(key) {
                 std::cmp::Ordering::Less => {}
                 std::cmp::Ordering::Greater => return Ok(None),
                 std::cmp::Ordering::Equal => {
-                    let key = Bytes::copy_from_slice(key);
-                    return Ok(Some(RunItem { key, lsn, content }));
+                    let (key, content) = (Bytes::copy_from_slice(key), items.content(&passed));
+                    return Ok(Some(RunItem { key, lsn: passed.lsn, content }));
                 }
             }
         }

@@ -342,3 +342,44 @@ async fn uploads_are_listed() {
     let page = engine.list_uploads(rolled).await.unwrap();
     assert_eq!((page.uploads.len(), page.prefixes.len()), (4, 1));
 }
+
+/// Goal: rot in a part of a completed object is served around, recorded at the object, and healed by the
+/// workers, though the part's own register is gone; an Install alone does not make it whole. Method: the
+/// shard of a part that a GET reads rots, or is lost, part after part; one pass of the drive's node.
+#[tokio::test(start_paused = true)]
+async fn rot_in_a_part_of_an_object_heals() {
+    let (engine, nodes) = with_bucket().await;
+    let upload = create(&engine, "big").await;
+    let bytes = [pattern(1, PART), pattern(2, PART), pattern(3, 70_000)];
+    let mut named = Vec::new();
+    for (n, bytes) in bytes.iter().enumerate() {
+        named.push(part(&engine, &upload, n as u16 + 1, bytes.clone()).await.unwrap());
+    }
+    let at = at(&engine, &upload).await;
+    engine.complete_upload(completion(&upload, named)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let set = engine.set_for(&at.object());
+    assert!(set.numbers_held(&at).await.unwrap().is_empty(), "the parts' registers are gone");
+    let found = || async { set.read(at.stamp, &at.object(), None).await.unwrap().unwrap() };
+    let route = set.shared.route(&at.object()).unwrap();
+    for (n, part) in found().await.entry.parts.iter().enumerate() {
+        let k = part.geometry.data_shards;
+        let first = set.shared.sources(&route, &found().await, k)[n % usize::from(k)];
+        let slot = set.shared.slot(route.slots[usize::from(first)]);
+        let (node, drive) = (&nodes[slot.node.get()], slot.drive);
+        let harmed = match n % 2 {
+            0 => node.rot(drive, part.operation),
+            _ => node.with_drive(drive, |d| d.lose_shard(part.operation)),
+        };
+        assert!(harmed);
+        assert!(read_whole(&engine, "big").await == bytes.concat(), "never noticed");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(node.with_drive(drive, |d| d.rotten_count()), 1, "part {n} is recorded");
+        let pass = engine.work_off(slot.node).await;
+        assert_eq!((pass.error.as_str(), pass.done, pass.left), ("", 1, 0), "part {n}");
+        assert_eq!(node.with_drive(drive, |d| d.rotten_count()), 0, "part {n} is whole again");
+        let again = engine.work_off(slot.node).await;
+        assert_eq!((again.done, again.left), (0, 0), "nothing is left to do");
+    }
+    assert!(read_whole(&engine, "big").await == bytes.concat());
+}

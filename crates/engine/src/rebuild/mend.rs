@@ -1,17 +1,16 @@
 //! One register brought to a drive that is being rebuilt: what was chosen, with its shard, and the shards
 //! of its parts.
 
-use holdfast_drive::api::{DriveReply, DriveRequest, MemberRequest, Restock, ShardSource};
-use holdfast_register::{Candidate, Held, HolderMask, ShardStatus};
-use holdfast_types::{BucketEpoch, BucketId, BucketPhase, BucketStamp, RegisterKey, ShardIndex};
+use holdfast_drive::api::DriveReply;
+use holdfast_register::{Candidate, Held, HolderMask};
+use holdfast_types::{BucketEpoch, BucketId, BucketPhase, BucketStamp, RegisterKey};
 
 use super::{Mended, Rebuild};
 use crate::{
     compare::Compared,
     error::StoreError,
     read::{Question, check_scope},
-    restore::Body,
-    set::{Route, describe},
+    set::Route,
 };
 
 impl Rebuild {
@@ -71,7 +70,7 @@ impl Rebuild {
             let why = [(self.slot, "it did not take the entry".to_owned())];
             return Err(shared.below_quorum(1, 0, &why));
         }
-        self.restock(scope, &route, &candidate, shard).await?;
+        shared.restock(scope, &route, &candidate, shard).await?;
         Ok(Mended::Whole(bytes.max(1)))
     }
 
@@ -100,61 +99,5 @@ impl Rebuild {
             }
         }
         Ok(false)
-    }
-
-    /// Brings the shards of an object's parts: their own registers may be gone (INV-UPLOAD-4).
-    async fn restock(
-        &self,
-        scope: BucketStamp,
-        route: &Route,
-        candidate: &Candidate,
-        shard: u8,
-    ) -> Result<(), StoreError> {
-        let shared = &self.set.shared;
-        // The last first: an index shows whether the first ones are there (`drive::drive::member`).
-        for part in candidate.entry.parts.iter().rev().filter(|part| part.geometry.has_data()) {
-            let version = candidate.version;
-            let body = Body { version, operation: part.operation, geometry: part.geometry };
-            let held = self.restock_one(scope, route, candidate, &body, ShardSource::Held).await?;
-            if held == ShardStatus::Present {
-                continue;
-            }
-            let restored = shared.restore_body(scope, route, body.clone(), &[shard]).await?;
-            let source = restored.source(shard).ok_or_else(|| {
-                shared.below_quorum(1, 0, &[(self.slot, "a part found no place".to_owned())])
-            })?;
-            self.restock_one(scope, route, candidate, &body, source).await?;
-        }
-        Ok(())
-    }
-
-    async fn restock_one(
-        &self,
-        scope: BucketStamp,
-        route: &Route,
-        candidate: &Candidate,
-        body: &Body,
-        source: ShardSource,
-    ) -> Result<ShardStatus, StoreError> {
-        let shared = &self.set.shared;
-        let restock = Restock {
-            scope: shared.scope(scope),
-            key: route.key.clone(),
-            version: candidate.version,
-            operation: body.operation,
-            geometry: body.geometry,
-            shard: ShardIndex(route.shard_of(self.slot)),
-            source,
-        };
-        let request = DriveRequest::Member(MemberRequest::Restock(restock));
-        let answers = shared.ask_slots(vec![(self.slot, request)]).await;
-        match answers.into_iter().next() {
-            Some((_, Ok(DriveReply::Accepted(status)))) => Ok(status),
-            Some((slot, Err(error))) => {
-                check_scope(&error)?;
-                Err(shared.below_quorum(1, 0, &[(slot, describe(&error))]))
-            }
-            _ => Err(StoreError::Internal { message: "restock: unexpected reply".to_owned() }),
-        }
     }
 }

@@ -259,6 +259,7 @@ impl MemoryDrive {
         }
         self.check_guard(accept.guard.as_ref())?;
         let (status, stored) = self.shard_from(&accept.entry, accept.shard, &accept.source)?;
+        let status = self.with_parts(&accept.key, accept.version, &accept.entry, status);
         if accept.source == ShardSource::Held && status == ShardStatus::Missing {
             return Err(self.refused(Refusal::UploadLost));
         }
@@ -286,6 +287,7 @@ impl MemoryDrive {
     fn install(&mut self, now: HybridTime, install: Install) -> DriveResult {
         self.admit(now, install.scope, false)?;
         let (status, stored) = self.shard_from(&install.entry, install.shard, &install.source)?;
+        let status = self.with_parts(&install.key, install.version, &install.entry, status);
         let view = self.view(now);
         let state = self.keys.entry(install.key.clone()).or_default();
         let verdict = decide::decide_install(state, &view, install.version, &install.entry, status);

@@ -101,7 +101,8 @@ impl MemoryDrive {
                 if settled.shard == ShardStatus::Missing {
                     // Which one it would be is known of those found rotten; the others are listed by
                     // the drives that hold theirs.
-                    let own = self.rotten.get(&settled.entry.operation);
+                    let mut operations = settled.entry.data_operations();
+                    let own = operations.find_map(|operation| self.rotten.get(&operation));
                     missing = own.map_or(missing, |own| missing.with(own.0));
                 }
                 (missing != none).then_some((settled, missing))

@@ -2,8 +2,8 @@
 
 use holdfast_drive::api::{DriveReply, DriveResult, Verify};
 use holdfast_erasure::{Salt, open_block};
-use holdfast_register::ShardStatus;
-use holdfast_types::{Geometry, HybridTime, OperationId};
+use holdfast_register::{Held, ShardStatus};
+use holdfast_types::{Entry, Geometry, HybridTime, OperationId, RegisterKey, VersionId};
 
 use super::MemoryDrive;
 
@@ -45,7 +45,11 @@ impl MemoryDrive {
         let registers = self.keys.get(&verify.key).map(|state| &state.registers);
         let register = registers.and_then(|registers| registers.get(&verify.version));
         let held = register.and_then(|register| register.of_operation(operation));
-        let Some(geometry) = held.map(|held| held.entry.geometry).filter(Geometry::has_data) else {
+        let named = register
+            .and_then(|register| register.entries.iter().find_map(|held| shape(held, operation)));
+        let Some(geometry) =
+            held.map(|held| held.entry.geometry).filter(Geometry::has_data).or(named)
+        else {
             return Ok(DriveReply::Done);
         };
         let salt = Salt { operation, drive: self.id, shard: verify.shard };
@@ -63,10 +67,36 @@ impl MemoryDrive {
         let states = self.keys.get_mut(&verify.key).into_iter();
         let registers = states.flat_map(|state| state.registers.values_mut());
         for held in registers.flat_map(|register| &mut register.entries) {
-            if held.entry.operation == operation {
+            if held.entry.operation == operation
+                || (held.settled && shape(held, operation).is_some())
+            {
                 held.shard = ShardStatus::Missing;
             }
         }
         Ok(DriveReply::Accepted(ShardStatus::Missing))
     }
+
+    /// An entry that is short for the sake of a part stays so until every part's shard is here.
+    pub(super) fn with_parts(
+        &self,
+        key: &RegisterKey,
+        version: VersionId,
+        entry: &Entry,
+        status: ShardStatus,
+    ) -> ShardStatus {
+        let register = self.keys.get(key).and_then(|state| state.registers.get(&version));
+        let held = register.and_then(|register| register.of_operation(entry.operation));
+        let mut parts = entry.parts.iter().filter(|part| part.geometry.has_data());
+        let short = held.is_some_and(|held| !held.is_whole());
+        if short && parts.any(|part| !self.is_whole(part.operation)) {
+            return ShardStatus::Missing;
+        }
+        status
+    }
+}
+
+/// The shape of a part that an entry names.
+fn shape(held: &Held, operation: OperationId) -> Option<Geometry> {
+    let part = held.entry.parts.iter().find(|part| part.operation == operation);
+    part.map(|part| part.geometry)
 }
