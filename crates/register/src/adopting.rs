@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// One adoption under way.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct Adopting {
     round: AcceptRound,
     /// What is adopted, under the new ballot.
@@ -29,14 +29,14 @@ pub(crate) struct Adopting {
 }
 
 /// Fewer shards than wanted.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 pub(crate) struct TooFew {
     pub need: u8,
     pub have: u8,
 }
 
 /// How far an adoption has come.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 pub(crate) enum Progress {
     /// Replies are to come that matter.
     Wait,

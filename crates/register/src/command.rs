@@ -16,7 +16,7 @@ use crate::{
 
 /// The set as a coordinator knows it. Drives are named by shard index: the place in the key's drive
 /// order.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct Drives {
     /// The quorums of the set.
     pub quorum: Quorum,
@@ -51,7 +51,7 @@ pub enum Source {
 }
 
 /// A command to one drive.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub enum Command {
     /// Accept an entry.
     Accept {
@@ -74,7 +74,7 @@ pub enum Command {
 }
 
 /// What came of a command. Every command sent gets exactly one reply.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub enum Reply {
     /// To Accept: durable, the shard in this state.
     Accepted(ShardStatus),
@@ -87,7 +87,7 @@ pub enum Reply {
 }
 
 /// What the caller does next.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub enum Step<O> {
     /// Draw a ballot above this one and call `on_ballot`. When `attempt` is above 1, others write to
     /// the key: wait a little, at random.
@@ -118,7 +118,7 @@ pub enum Step<O> {
 }
 
 /// What a Settle may name.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct Settlement {
     /// The register.
     pub version: VersionId,
@@ -129,7 +129,7 @@ pub struct Settlement {
 }
 
 /// Why a machine did not do what it was for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error, Hash)]
 pub enum Failure {
     /// Too few drives; nothing was written.
     #[error("need {need} drives, have {have}; nothing was written")]

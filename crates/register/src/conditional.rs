@@ -36,7 +36,7 @@ use crate::{
 };
 
 /// What the condition is about.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Subject {
     /// The latest version of the key, whichever it is.
     Latest,
@@ -45,7 +45,7 @@ pub enum Subject {
 }
 
 /// What the caller decides on the current candidate.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub enum Decision {
     /// Write this entry. Its ballot is filled in. The operation id names the content: when a second
     /// evaluation yields other content, it needs another id.
@@ -63,7 +63,7 @@ pub enum Decision {
 }
 
 /// How a conditional write ends well.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub enum Decided {
     /// The entry took effect.
     Written(Entry),
@@ -75,7 +75,7 @@ pub enum Decided {
 pub type DecideOutcome = Result<Decided, Failure>;
 
 /// An operation of this machine that some drive may have accepted.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Attempt {
     entry: Entry,
     own: HolderMask,
@@ -84,7 +84,7 @@ struct Attempt {
 }
 
 /// One conditional write.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Conditional {
     drives: Drives,
     version: VersionId,
@@ -99,7 +99,7 @@ pub struct Conditional {
     phase: Phase,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 enum Phase {
     Ballot,
     Asking {
@@ -123,7 +123,7 @@ enum Phase {
 }
 
 /// What an adoption is for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 enum Then {
     /// The own operation: written.
     Written,

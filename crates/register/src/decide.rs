@@ -10,7 +10,7 @@ use holdfast_types::{
 use crate::state::{Held, HolderMask, KeyState, ShardStatus, UNSETTLED_MAX};
 
 /// Drive-wide facts that decisions rest on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct DriveView {
     /// The drive's clock.
     pub now: HybridTime,
@@ -26,7 +26,7 @@ pub struct DriveView {
 }
 
 /// Why a drive refused.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error, Hash)]
 pub enum Refusal {
     /// A ballot at or above the request's was accepted for the key.
     #[error("a newer ballot was accepted")]
@@ -102,7 +102,7 @@ impl Refusal {
 }
 
 /// What an accepted Accept means for the drive.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum AcceptVerdict {
     /// New: record it.
     Record,
@@ -113,7 +113,7 @@ pub enum AcceptVerdict {
 }
 
 /// What a Settle means for the drive.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum SettleVerdict {
     /// Mark it; `drop_below` when the entries under it may go.
     Mark {

@@ -8,7 +8,7 @@ use holdfast_types::{Ballot, OperationId, Quorum};
 use crate::judge::Answer;
 
 /// What the drives' memory says about one operation.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub enum Effect {
     /// It was accepted by a write quorum under each of these ballots: chosen.
     Took(Vec<Ballot>),

@@ -7,7 +7,7 @@ use holdfast_types::{Ballot, Entry, EntryKind, OperationId, Quorum, VersionId};
 use crate::state::{HolderMask, KeyView, ShardStatus};
 
 /// What came back from one drive of the set, by shard index.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Hash)]
 pub enum Answer {
     /// Nothing, or an error: unknown.
     #[default]
@@ -17,7 +17,7 @@ pub enum Answer {
 }
 
 /// Where a candidate stands.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Verdict {
     /// Chosen for all time.
     Settled,
@@ -26,7 +26,7 @@ pub enum Verdict {
 }
 
 /// An operation that drives hold for a register.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub struct Candidate {
     /// The version it is of.
     pub version: VersionId,
@@ -61,7 +61,7 @@ impl Candidate {
 }
 
 /// The conclusion for one register.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub enum Judgement {
     /// No candidate can have been chosen: the register is empty.
     Absent,

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Which register of a key is meant.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Target {
     /// The live one of highest order.
     Latest,
@@ -27,7 +27,7 @@ pub enum Target {
 }
 
 /// How a read ends well.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub enum Seen {
     /// This is settled: a version, a delete marker, a tombstone or (`None`) nothing.
     Found(Option<Candidate>),
@@ -39,7 +39,7 @@ pub enum Seen {
 pub type ReadOutcome = Result<Seen, Failure>;
 
 /// One read.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Read {
     drives: Drives,
     target: Target,

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// How far a resolution goes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Reach {
     /// Only what is open is adopted: for readers.
     Open,
@@ -39,7 +39,7 @@ pub enum Reach {
 pub type ResolveOutcome = Result<Option<Candidate>, Failure>;
 
 /// One resolution.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Resolve {
     drives: Drives,
     target: Target,
@@ -49,7 +49,7 @@ pub struct Resolve {
     phase: Phase,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 enum Phase {
     Ballot,
     Asking { round: ViewRound, ballot: Ballot },

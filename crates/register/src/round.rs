@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Replies to one round of Accept.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(crate) struct AcceptRound {
     pub waiting: HolderMask,
     /// Accepted with their shard.
@@ -65,7 +65,7 @@ impl AcceptRound {
 }
 
 /// What is left after the answer: stragglers' replies complete what may be settled.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(crate) struct Tail {
     round: AcceptRound,
     settlement: Option<Settlement>,
@@ -111,7 +111,7 @@ impl Tail {
 }
 
 /// Replies to one round of Prepare or Read.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(crate) struct ViewRound {
     pub waiting: HolderMask,
     /// One for each drive of the set.

@@ -88,7 +88,7 @@ pub enum ShardStatus {
 }
 
 /// One entry on one drive.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub struct Held {
     /// The entry as accepted.
     pub entry: Entry,
@@ -109,7 +109,7 @@ impl Held {
 }
 
 /// One version of a key on one drive: entries by falling ballot; only the last may be settled.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Hash)]
 pub struct RegisterState {
     /// Never empty in a [`KeyState`].
     pub entries: Vec<Held>,
@@ -147,7 +147,7 @@ pub struct Remembered {
 }
 
 /// All that one drive holds for one key.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Hash)]
 pub struct KeyState {
     /// The registers held.
     pub registers: BTreeMap<VersionId, RegisterState>,
@@ -271,7 +271,7 @@ impl KeyState {
 }
 
 /// One drive's answer about one key.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Hash)]
 pub struct KeyView {
     /// The registers held (all, or the one asked for).
     pub registers: BTreeMap<VersionId, RegisterState>,

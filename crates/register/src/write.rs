@@ -21,13 +21,13 @@ use crate::{
     adopting::{Adopting, Progress, TooFew, shortage},
     command::{ATTEMPTS_MAX, Drives, Failure, Machine, Reply, Round, Settlement, Step},
     finish::{Effect, effect},
-    judge::{Candidate, Judgement, Verdict, judge, judge_latest, outranked},
+    judge::{Answer, Candidate, Judgement, Verdict, judge, judge_latest, outranked},
     round::{AcceptRound, Tail, ViewRound, prepare, write},
     state::HolderMask,
 };
 
 /// The operation took effect, under this entry unless it was adopted since.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub struct Written {
     /// The entry that was chosen: its `order` is the version's place among the key's versions.
     pub entry: Entry,
@@ -37,7 +37,7 @@ pub struct Written {
 pub type WriteOutcome = Result<Written, Failure>;
 
 /// One blind write.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Blind {
     drives: Drives,
     version: VersionId,
@@ -53,7 +53,7 @@ pub struct Blind {
     phase: Phase,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 enum Phase {
     /// Waiting for a ballot; `finish` when the next round is a Prepare.
     Ballot {
@@ -270,6 +270,19 @@ impl Blind {
             && outranked(self.drives.quorum, &round.answers, self.version, head.entry.order)
     }
 
+    /// Whether an empty register of an operation that was chosen may be one that has lost it: something of
+    /// it is still held, or a drive does not know what it held (INV-REG-4). What was deleted and purged leaves neither.
+    fn may_be_lost(&self, round: &ViewRound) -> bool {
+        round.answers.iter().any(|answer| match answer {
+            Answer::View(view) => {
+                let mut held =
+                    view.registers.get(&self.version).into_iter().flat_map(|r| &r.entries);
+                !view.counts || held.any(|held| self.is_mine(held.entry.operation))
+            }
+            Answer::None => false,
+        })
+    }
+
     /// The operation was chosen: brings whatever heads its register to `A_v` holders.
     fn took(&mut self, round: ViewRound, ballot: Ballot, by_us: bool) -> Step<WriteOutcome> {
         let quorum = self.drives.quorum;
@@ -288,6 +301,11 @@ impl Blind {
                 self.fail(Failure::Unknown { need, have })
             }
             Judgement::Found(head) if !head.is_firm(quorum) => self.adopt(round, ballot, head),
+            // Chosen, never acknowledged, and since then shards or records of it have rotted away: it
+            // is out because too little is left of it, not because something newer took its place.
+            Judgement::Absent if self.may_be_lost(&round) => {
+                self.fail(Failure::Unknown { need: self.needed(), have: 0 })
+            }
             _ => {
                 let entry = self.entry.clone();
                 self.end(Tail::default(), Ok(Written { entry }))

@@ -45,7 +45,7 @@ impl TryFrom<u8> for EntryKind {
 }
 
 /// One part of a completed multipart object: bytes that another operation wrote.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub struct PartRef {
     /// The part's number, 1 to 10,000; numbers rise within an entry and may have gaps.
     pub number: u16,
@@ -58,7 +58,7 @@ pub struct PartRef {
 /// The content of one register under one ballot.
 ///
 /// Immutable: adoption makes a new entry with another `ballot` and everything else the same.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub struct Entry {
     /// The ballot it was accepted under; the highest rules within a register.
     pub ballot: Ballot,

@@ -77,7 +77,11 @@ impl World {
         let writes: Vec<Id> = writes.map(|(id, _)| id).collect();
         let some = |world: &mut Self| {
             let count = writes.len() as u64;
-            if count == 0 { None } else { Some(writes[world.rng.below(count) as usize]) }
+            match count {
+                0 => None,
+                _ if !world.config.drawn => writes.last().copied(),
+                _ => Some(writes[world.rng.below(count) as usize]),
+            }
         };
         Some(match plan {
             Plan::Put => Ask::Put,
@@ -255,15 +259,19 @@ impl World {
         let identity = self.drives[usize::from(drive)].identity;
         let drives = Drives { quorum: self.quorum, up: HolderMask::full(self.quorum.n()) };
         let machine = AnyMachine::Read(self.reader(Target::Latest, drives));
-        let work = Work::Rebuild { drive, identity, left: None };
+        // Not drawn: the seeds of the walks are older than the choice.
+        let installs = self.swarm.salt > 3;
+        let work = Work::Rebuild { drive, identity, left: None, installs };
         self.spawn(work, machine, drives, 0, self.epoch);
     }
 
     /// The next step of a rebuild: the next register, or the drive counts.
     pub fn rebuild_next(&mut self, id: u32) {
         let Some(at) = self.task(id) else { return };
-        let Work::Rebuild { drive, identity, left } = &mut self.tasks[at].work else { return };
-        let (drive, identity) = (usize::from(*drive), *identity);
+        let Work::Rebuild { drive, identity, left, installs } = &mut self.tasks[at].work else {
+            return;
+        };
+        let (drive, identity, installs) = (usize::from(*drive), *identity, *installs);
         let Some(version) = left.as_mut().and_then(Vec::pop) else {
             let target = &mut self.drives[drive];
             if target.identity == identity && target.stage == Stage::Rebuilding {
@@ -273,6 +281,16 @@ impl World {
             self.tasks.swap_remove(at);
             return;
         };
+        let drives = self.tasks[at].drives;
+        if installs {
+            let reader = self.reader(Target::Version(version), drives);
+            return self.replace(at, AnyMachine::Read(reader));
+        }
+        self.rewrite(at, version);
+    }
+
+    /// A rebuild brings a register by writing what it holds anew.
+    pub fn rewrite(&mut self, at: usize, version: VersionId) {
         let seal = self.next_seal();
         let drives = self.tasks[at].drives;
         let machine = Resolve::new(drives, Target::Version(version), Reach::Rewrite(seal));

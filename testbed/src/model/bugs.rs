@@ -9,6 +9,8 @@ pub enum Part {
     /// The registers of one key.
     #[default]
     Register,
+    /// The same, with a drive whose shards or records rot.
+    Rot,
     /// Bucket epochs.
     Buckets,
     /// Multipart uploads.
@@ -76,11 +78,15 @@ pub enum Bug {
     ForgetShapes,
     /// A completion hears drives that have missed its freeze.
     UnfrozenHeard,
+    /// A rebuild installs what one drive lists, not what R drives do.
+    InstallUnread,
+    /// A drive whose records have rotted counts.
+    RottenCounts,
 }
 
 impl Bug {
     /// All of them, with the name on the command line and what it breaks.
-    pub const ALL: [(Self, &'static str, &'static str); 29] = [
+    pub const ALL: [(Self, &'static str, &'static str); 31] = [
         (Self::EarlyAck, "early-ack", "success answered at W - 1 accepts"),
         (Self::ThinAck, "thin-ack", "success answered at A_v - 1 holders"),
         (Self::VolatilePromises, "volatile-promises", "promises are lost in a restart"),
@@ -110,6 +116,8 @@ impl Bug {
         (Self::AdoptionUnguarded, "adoption-unguarded", "frozen parts are adopted by anybody"),
         (Self::ForgetShapes, "forget-shapes", "a write in another shape forgets its earlier ones"),
         (Self::UnfrozenHeard, "unfrozen-heard", "a completion hears drives that missed its freeze"),
+        (Self::InstallUnread, "install-unread", "a rebuild installs what one drive lists"),
+        (Self::RottenCounts, "rotten-counts", "a drive whose records have rotted counts"),
     ];
 
     /// The bug of a name.
@@ -121,9 +129,11 @@ impl Bug {
     /// bug looks there only.
     pub fn needs(self) -> Option<Faults> {
         match self {
-            Self::NoSetEpoch | Self::NoFloor | Self::RebuildingCounts | Self::ThinSettle => {
-                Some(Faults::Wipe)
-            }
+            Self::NoSetEpoch
+            | Self::NoFloor
+            | Self::RebuildingCounts
+            | Self::ThinSettle
+            | Self::InstallUnread => Some(Faults::Wipe),
             Self::VolatilePromises | Self::RestartSaysNo => Some(Faults::Restarts),
             _ => None,
         }
@@ -132,6 +142,7 @@ impl Bug {
     /// Where it shows.
     pub fn part(self) -> Part {
         match self {
+            Self::RottenCounts => Part::Rot,
             Self::BucketEpochIgnored | Self::NoSecondList | Self::OpenIsEmpty => Part::Buckets,
             Self::PartGuardIgnored
             | Self::NoFreeze

@@ -13,6 +13,8 @@ pub enum Faults {
     Outage,
     /// And one drive that is replaced by a blank one and rebuilt.
     Wipe,
+    /// Instead, one drive whose shards or records of the key rot.
+    Rot,
 }
 
 /// What a client is going to ask.
@@ -41,6 +43,39 @@ pub struct Budgets {
     pub heals: u32,
     pub purges: u32,
     pub leaps: u32,
+    /// Ballots that coordinators draw anew, all together; whoever needs one more is gone. Coordinators
+    /// that disturb each other make the deepest runs.
+    pub redraws: u32,
+    /// Drives whose shards or records rot.
+    pub rots: u32,
+}
+
+impl Budgets {
+    /// Nothing goes wrong.
+    pub const NONE: Self = Self {
+        timeouts: 0,
+        drops: 0,
+        doubles: 0,
+        crashes: 0,
+        restarts: 0,
+        outages: 0,
+        wipes: 0,
+        sweeps: 0,
+        heals: 0,
+        purges: 0,
+        leaps: 0,
+        redraws: 0,
+        rots: 0,
+    };
+}
+
+/// When readers and the coordinators of an exhaustive search settle what was chosen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Settles {
+    /// Sometimes.
+    Drawn,
+    Never,
+    Always,
 }
 
 /// How much a run leans to one kind of event or another: walks that all lean the same way miss what
@@ -85,7 +120,7 @@ impl Swarm {
 }
 
 /// A configuration.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub struct Config {
     pub drives: u8,
     pub versioned: bool,
@@ -94,33 +129,38 @@ pub struct Config {
     pub budgets: Budgets,
     /// Whether choices within an event (clock skew, known-down drives, tiny objects) are drawn.
     pub drawn: bool,
+    pub settles: Settles,
 }
 
-const FAULTS: [(Faults, &str); 4] = [
+const FAULTS: [(Faults, &str); 5] = [
     (Faults::Steady, "steady"),
     (Faults::Restarts, "restarts"),
     (Faults::Outage, "outage"),
     (Faults::Wipe, "wipe"),
+    (Faults::Rot, "rot"),
 ];
 
 /// Configurations there are: 3 set sizes, 2 kinds of bucket, 4 kinds of faults.
 pub const COUNT: u64 = 24;
 
+/// Those that come after them, with rot: a part of their own.
+pub const ROTTEN: u64 = 6;
+
 /// Whether configuration `index` has faults of a kind.
 pub fn has(index: u64, faults: Faults) -> bool {
-    FAULTS[(index / 6 % 4) as usize].0 == faults
+    FAULTS[(index / 6) as usize].0 == faults
 }
 
-/// The name of configuration `index` (of [`COUNT`]).
+/// The name of configuration `index` (of [`COUNT`] and [`ROTTEN`]).
 pub fn name(index: u64) -> String {
     let kind = if index / 3 % 2 == 1 { "versioned" } else { "plain" };
-    format!("n{}-{kind}-{}", 3 + index % 3, FAULTS[(index / 6 % 4) as usize].1)
+    format!("n{}-{kind}-{}", 3 + index % 3, FAULTS[(index / 6) as usize].1)
 }
 
 impl Config {
-    /// Configuration `index` (of [`COUNT`]) with scripts and budgets drawn.
+    /// Configuration `index` (of [`COUNT`] and [`ROTTEN`]) with scripts and budgets drawn.
     pub fn draw(index: u64, rng: &mut Rng) -> Self {
-        let faults = FAULTS[(index / 6 % 4) as usize].0;
+        let faults = FAULTS[(index / 6) as usize].0;
         let versioned = index / 3 % 2 == 1;
         let few = |rng: &mut Rng, most: u64| rng.below(most + 1) as u32;
         let wild = faults != Faults::Steady;
@@ -136,9 +176,12 @@ impl Config {
             heals: few(rng, 2),
             purges: few(rng, 1),
             leaps: few(rng, 4),
+            redraws: u32::MAX,
+            rots: u32::from(faults == Faults::Rot),
         };
         let scripts = draw_scripts(versioned, rng);
-        Self { drives: 3 + (index % 3) as u8, versioned, faults, scripts, budgets, drawn: true }
+        let (drives, settles) = (3 + (index % 3) as u8, Settles::Drawn);
+        Self { drives, versioned, faults, scripts, budgets, drawn: true, settles }
     }
 }
 

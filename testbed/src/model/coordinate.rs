@@ -12,6 +12,7 @@ use holdfast_types::{Ballot, EntryKind, HybridTime, OperationId, WriterId};
 use super::{
     actors::{id_of, is_clients, operation_of, shapes_of},
     bugs::Bug,
+    config::Settles,
     drive::Request,
     history::{Ask, Id, Told},
     task::{AnyMachine, Ended, Work},
@@ -24,7 +25,12 @@ impl World {
         loop {
             let Some(at) = self.task(id) else { return };
             step = match step {
-                Step::Ballot { above, .. } => {
+                Step::Ballot { attempt, .. } if attempt > 1 && self.budgets.redraws == 0 => {
+                    self.crash(id);
+                    return;
+                }
+                Step::Ballot { above, attempt } => {
+                    self.budgets.redraws -= u32::from(attempt > 1);
                     let ballot = self.draw(at, above);
                     self.tasks[at].machine.on_ballot(ballot)
                 }
@@ -208,7 +214,7 @@ impl World {
             Work::Client { id, .. } => self.end_client(at, id, ended),
             Work::Sweep => self.tasks[at].over = true,
             Work::Heal => self.end_heal(at, ended),
-            Work::Rebuild { drive, .. } => self.end_rebuild(at, drive, ended),
+            Work::Rebuild { drive, installs, .. } => self.end_rebuild(at, (drive, installs), ended),
         }
     }
 
@@ -292,7 +298,7 @@ impl World {
         }
     }
 
-    /// A version that was never acknowledged has no spare shard by promise: when a drive was replaced
+    /// A version that was never acknowledged has no spare shard by promise: when a drive was replaced or rotted
     /// while a client read it, its loss is beyond what the store stands for, and the run is not judged.
     fn excuse(&mut self, value: Id) {
         let held = || self.drives.iter().flat_map(|drive| drive.state.registers.values());
@@ -301,7 +307,8 @@ impl World {
             self.whole(shape).count() < need.map_or(1, |held| held.entry.data_shards())
         };
         let short = shapes_of(value).all(is_short);
-        let replaced = self.drives.iter().any(|drive| drive.identity > 0);
+        let rotten = self.budgets.rots < self.config.budgets.rots;
+        let replaced = rotten || self.drives.iter().any(|drive| drive.identity > 0);
         let acknowledged = self.history.ops[value].told == Told::Done;
         self.excused |= replaced && !acknowledged && short;
     }
@@ -320,8 +327,12 @@ impl World {
     fn resolved(&mut self, at: usize, id: Id, head: Option<Candidate>) -> Option<Told> {
         let gone = head.as_ref().is_some_and(|h| h.entry.kind == EntryKind::Tombstone);
         let latest = self.history.ops[id].ask == Ask::Get && self.config.versioned;
-        if let (true, Some(settlement)) = (self.rng.chance(50), self.tasks[at].machine.settlement())
-        {
+        let settles = match self.config.settles {
+            Settles::Drawn => self.rng.chance(50),
+            Settles::Never => false,
+            Settles::Always => true,
+        };
+        if let (true, Some(settlement)) = (settles, self.tasks[at].machine.settlement()) {
             let epoch = self.tasks[at].epoch;
             self.send_settle(settlement, epoch);
         }
@@ -378,16 +389,38 @@ impl World {
         }
     }
 
-    fn end_rebuild(&mut self, at: usize, drive: u8, ended: Ended) {
+    fn end_rebuild(&mut self, at: usize, (drive, installs): (u8, bool), ended: Ended) {
         let id = self.tasks[at].id;
+        let Work::Rebuild { left, .. } = &self.tasks[at].work else { return };
+        let listed = left.is_some();
         let fine = match ended {
-            Ended::Read(Ok(_)) => {
+            Ended::Read(Ok(_)) if !listed => {
                 let AnyMachine::Read(read) = &self.tasks[at].machine else { return };
-                let versions = versions_held(read.answers());
+                let mut versions = versions_held(read.answers());
+                if self.bug == Some(Bug::InstallUnread) {
+                    let one = read.answers().iter().take(1).cloned().collect::<Vec<_>>();
+                    versions = versions_held(&one);
+                }
                 if let Work::Rebuild { left, .. } = &mut self.tasks[at].work {
                     *left = Some(versions);
                 }
                 true
+            }
+            Ended::Read(Ok(Seen::Open(head))) => {
+                let drives = self.tasks[at].drives;
+                let target = Target::Version(head.version);
+                let resolve = Resolve::new(drives, target, Reach::Open);
+                return self.replace(at, AnyMachine::Resolve(resolve));
+            }
+            Ended::Read(Ok(Seen::Found(None))) => true,
+            Ended::Read(Ok(Seen::Found(Some(head)))) | Ended::Resolve(Ok(Some(head)))
+                if installs =>
+            {
+                match self.install(at, drive, &head) {
+                    Installed::Held => true,
+                    Installed::Below => return self.rewrite(at, head.version),
+                    Installed::Refused => false,
+                }
             }
             Ended::Resolve(Ok(head)) => head.is_none_or(|head| head.holders.has(drive)),
             _ => false,
@@ -399,6 +432,30 @@ impl World {
         }
     }
 
+    /// Brings a settled head to the drive that is being rebuilt, at its own ballot. A rewrite has brought
+    /// it already when the drive is among its holders.
+    fn install(&mut self, at: usize, drive: u8, head: &Candidate) -> Installed {
+        let epoch = self.tasks[at].epoch;
+        let operation = head.entry.operation;
+        let target = &self.drives[usize::from(drive)];
+        if target.is_whole(operation) || head.holders.has(drive) {
+            return Installed::Held;
+        }
+        let up = self.drives.iter().filter(|d| d.up && d.is_whole(operation)).count();
+        if up < usize::from(head.entry.data_shards()) {
+            return Installed::Refused;
+        }
+        let (version, entry) = (head.version, head.entry.clone());
+        let request = Request::Install { version, entry, holders: head.shards.with(drive) };
+        let (quorum, bug) = (self.quorum, self.bug);
+        match self.drives[usize::from(drive)].handle(request, epoch, quorum, bug) {
+            // Something newer is there.
+            Reply::Accepted(_) | Reply::Refused(Refusal::Stale { .. }) => Installed::Held,
+            Reply::Refused(Refusal::Purged { .. }) => Installed::Below,
+            _ => Installed::Refused,
+        }
+    }
+
     /// A task is through with stragglers: it settles what was chosen, and goes.
     pub fn finish_task(&mut self, id: u32) {
         let Some(at) = self.task(id) else { return };
@@ -407,6 +464,16 @@ impl World {
             self.send_settle(settlement, task.epoch);
         }
     }
+}
+
+/// What came of an install.
+enum Installed {
+    /// It is there, or something newer.
+    Held,
+    /// It lies below the purge floor: it has to be written anew.
+    Below,
+    /// Not now.
+    Refused,
 }
 
 /// The value a candidate stands for.

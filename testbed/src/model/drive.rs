@@ -11,7 +11,7 @@ use holdfast_types::{Ballot, Entry, HybridTime, OperationId, Quorum, SetEpoch, V
 use super::bugs::Bug;
 
 /// What a message asks of a drive.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub enum Request {
     /// The machines' Accept.
     Accept { version: VersionId, entry: Entry, source: Source },
@@ -28,7 +28,7 @@ pub enum Request {
 }
 
 /// Where a drive stands after a wipe.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Stage {
     /// Whole.
     Counting,
@@ -39,7 +39,7 @@ pub enum Stage {
 }
 
 /// One drive, with what it holds of the one key.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct SimDrive {
     pub state: KeyState,
     pub facts: DriveView,
@@ -217,6 +217,25 @@ impl SimDrive {
             fresh.stage = Stage::Rebuilding;
         }
         *self = fresh;
+    }
+
+    /// Its shards of the key rot: it finds out, and says that they are missing.
+    pub fn rot_shards(&mut self) {
+        let held = self.state.registers.values_mut().flat_map(|register| &mut register.entries);
+        for held in held.filter(|held| held.shard == ShardStatus::Present) {
+            held.shard = ShardStatus::Missing;
+        }
+    }
+
+    /// Its records of the key rot: between the fences it refuses at or below the highest ballot it has
+    /// accepted, and counts as unknown until what it held is back (ADR 0009).
+    pub fn rot_records(&mut self, bug: Option<Bug>) {
+        let highest = self.state.highest();
+        self.state.registers.clear();
+        self.facts.floor = self.facts.floor.max(highest);
+        if bug != Some(Bug::RottenCounts) {
+            self.stage = Stage::Rebuilding;
+        }
     }
 
     /// What it gives a new drive: the highest ballots it accepted, promised and purged. Adopts the new

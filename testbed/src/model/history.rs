@@ -83,6 +83,16 @@ impl History {
         }
     }
 
+    /// All that its judgement rests on: what was asked and told, and which operations had returned before
+    /// which others began, whatever the order of returns among each other.
+    pub fn outline(&self) -> Vec<(Ask, Told, u64)> {
+        let before = |from: u32| {
+            let returned = self.ops.iter().enumerate().filter(|(_, op)| op.to <= from);
+            returned.fold(0, |mask, (id, _)| mask | 1 << id)
+        };
+        self.ops.iter().map(|op| (op.ask, op.told, before(op.from))).collect()
+    }
+
     /// Whether some order of the operations that keeps real time explains everything told.
     pub fn is_linearizable(&self, versioned: bool) -> bool {
         let needed = |op: &Op| !matches!(op.told, Told::Open | Told::Void);

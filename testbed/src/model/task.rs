@@ -12,7 +12,7 @@ use super::{
 };
 
 /// One of the real machines.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub enum AnyMachine {
     Blind(Blind),
     Conditional(Conditional),
@@ -21,7 +21,7 @@ pub enum AnyMachine {
 }
 
 /// How one of them ended.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub enum Ended {
     Write(WriteOutcome),
     Decide(DecideOutcome),
@@ -86,7 +86,7 @@ impl AnyMachine {
 }
 
 /// What a task is for.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub enum Work {
     /// A client's operation, by its place in the history.
     Client { client: usize, id: Id },
@@ -95,7 +95,8 @@ pub enum Work {
     /// The healer: reads a register, then installs it where it is missing.
     Heal,
     /// The rebuild of a drive: the registers still to be resolved, `None` before they are known.
-    Rebuild { drive: u8, identity: u32, left: Option<Vec<VersionId>> },
+    /// It installs what was chosen, as the engine does (ADR 0014), or writes it anew.
+    Rebuild { drive: u8, identity: u32, left: Option<Vec<VersionId>>, installs: bool },
 }
 
 impl Task {
@@ -106,7 +107,7 @@ impl Task {
 }
 
 /// A machine at work.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Task {
     pub id: u32,
     pub work: Work,

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use holdfast_register::{HolderMask, Target};
 
 use super::{
-    bugs::Bug,
+    bugs::{Bug, Part},
     config::{self, Config},
     drive::Stage,
     history::{Ask, Id, Told},
@@ -28,9 +28,9 @@ pub struct Report {
 }
 
 /// The run of a seed. The configuration is the seed's, too.
-pub fn run(seed: u64, bug: Option<Bug>, traced: bool) -> Report {
+pub fn run(part: Part, seed: u64, bug: Option<Bug>, traced: bool) -> Report {
     let mut rng = Rng::new(seed);
-    let config = Config::draw(config_of(seed), &mut rng);
+    let config = Config::draw(config_of(part, seed), &mut rng);
     let mut world = World::new(config, bug, rng);
     world.trace = traced.then(Vec::new);
     let mut events = 0;
@@ -59,8 +59,11 @@ pub fn run(seed: u64, bug: Option<Bug>, traced: bool) -> Report {
 }
 
 /// The configuration that a seed's run has.
-pub fn config_of(seed: u64) -> u64 {
-    seed % config::COUNT
+pub fn config_of(part: Part, seed: u64) -> u64 {
+    match part {
+        Part::Rot => config::COUNT + seed % config::ROTTEN,
+        _ => seed % config::COUNT,
+    }
 }
 
 impl World {
@@ -157,6 +160,9 @@ impl World {
             if self.budgets.wipes > 0 && down == 0 && self.may_wipe(at) {
                 out.push((6 * self.swarm.wipes, Event::Wipe(at)));
             }
+            if self.budgets.rots > 0 && down == 0 && !wiped && self.may_wipe(at) {
+                out.push((6, Event::Rot(at)));
+            }
             if let Stage::Collecting(given) = drive.stage {
                 let others = (0..self.quorum.n()).filter(|from| *from != at && !given.has(*from));
                 out.extend(others.map(|from| (60, Event::Collect(at, from))));
@@ -199,6 +205,12 @@ impl World {
             self.apply(Event::Deliver(at));
         }
         self.net.clear();
+        self.calm_down();
+        self.judge();
+    }
+
+    /// The quiet end without anything late: drives are up and rebuilt, every value is read once more.
+    pub fn calm_down(&mut self) {
         for id in self.tasks.iter().map(|task| task.id).collect::<Vec<_>>() {
             self.crash(id);
         }
@@ -208,15 +220,20 @@ impl World {
                 self.apply(Event::Up(index));
             }
         }
+        self.budgets.redraws = u32::MAX;
         for client in &mut self.clients {
             client.epoch = self.epoch;
         }
         self.rebuild_all();
         self.read_all();
-        if self.excused {
-            return;
-        }
-        if self.violation.is_none() && !self.history.is_linearizable(self.config.versioned) {
+    }
+
+    /// Whether some order of events explains what clients were told.
+    pub fn judge(&mut self) {
+        if !self.excused
+            && self.violation.is_none()
+            && !self.history.is_linearizable(self.config.versioned)
+        {
             let lines: Vec<String> = self.history.ops.iter().map(|op| format!("{op:?}")).collect();
             self.violate(format!("not linearizable:\n{}", lines.join("\n")));
         }

@@ -15,7 +15,7 @@ use super::{
 };
 
 /// A message on its way.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub enum Message {
     /// To a drive of an identity; the reply goes to a task, its machine and round.
     Request {
@@ -30,7 +30,7 @@ pub enum Message {
 }
 
 /// One thing that may happen next.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Event {
     Start(usize),
     Deliver(usize),
@@ -49,11 +49,12 @@ pub enum Event {
     Sweep(u128),
     Heal(u128),
     Purge(u128),
+    Rot(u8),
     Leap,
 }
 
 /// A client and how far it is in its script.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Client {
     pub script: Vec<Plan>,
     pub next: usize,
@@ -63,7 +64,7 @@ pub struct Client {
 }
 
 /// A run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct World {
     pub config: Config,
     pub bug: Option<Bug>,
@@ -187,6 +188,7 @@ impl World {
             | Event::Wipe(_)
             | Event::Collect(..)
             | Event::Rebuild(_)
+            | Event::Rot(_)
             | Event::Purge(_) => self.apply_fault(event),
         }
     }
@@ -213,6 +215,17 @@ impl World {
                     self.epoch.0 += 1;
                 }
                 self.drives[usize::from(drive)].wipe(self.epoch, self.bug);
+                self.check_durable();
+            }
+            Event::Rot(drive) => {
+                self.budgets.rots -= 1;
+                let shards = self.rng.chance(40);
+                let rotten = &mut self.drives[usize::from(drive)];
+                if shards {
+                    rotten.rot_shards();
+                } else {
+                    rotten.rot_records(self.bug);
+                }
                 self.check_durable();
             }
             Event::Collect(new, from) => self.collect(new, from),

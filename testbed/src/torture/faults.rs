@@ -110,10 +110,15 @@ fn act(dir: &Path, episode: &Episode, nodes: usize) -> Result<()> {
         }
         Kind::Dark => {
             let begin = hang.into_iter().chain([Fault::KillNode { node }]);
-            // Everything dies before the drive goes on: what waits in it must not come late.
-            let rest = all.clone().filter(|alive| *alive != node);
-            let mend = rest.map(|node| Fault::KillNode { node }).chain(resume);
-            (begin.collect(), mend.collect())
+            // As often as not everything dies before the drive goes on, and what waits in it is lost;
+            // else it comes late, to a cluster that has refused it (ADR 0013).
+            let mend = if dies(episode) {
+                let rest = all.clone().filter(|alive| *alive != node);
+                rest.map(|node| Fault::KillNode { node }).chain(resume).collect()
+            } else {
+                resume.into_iter().chain([Fault::StartNode { node }]).collect()
+            };
+            (begin.collect(), mend)
         }
         Kind::Crash => (all.clone().map(|node| Fault::KillNode { node }).collect(), Vec::new()),
         Kind::Rot => {
@@ -133,11 +138,16 @@ fn act(dir: &Path, episode: &Episode, nodes: usize) -> Result<()> {
     // Whatever failed: what follows must not meet a node that is still away.
     let mending: Vec<Result<()>> = mend.into_iter().map(bring).collect();
     let mut mended = mending.into_iter().collect::<Result<()>>();
-    if matches!(kind, Kind::Crash | Kind::Dark) {
+    if *kind == Kind::Crash || (*kind == Kind::Dark && dies(episode)) {
         mended = mended.and(start_all(dir, all.collect()));
     }
     // A drive that has no large shards has nothing that can rot, an index not flushed yet no files.
     if matches!(kind, Kind::Rot | Kind::Scribble) { mended } else { began.and(mended) }
+}
+
+/// Whether a dark episode ends with the death of all nodes.
+const fn dies(episode: &Episode) -> bool {
+    episode.lasts_ms.is_multiple_of(2)
 }
 
 /// Starts nodes that need each other to be ready, all at the same time.

@@ -3,8 +3,9 @@
 //! One episode at a time, with a pause behind each. An episode never takes more than the product
 //! promises to survive: all that is away at one time stays within f drives of the set, but for two kinds
 //! that promise 5 (below quorum the answer is an error) and promise 3 (any crash loses nothing) are
-//! about: `dark` takes one drive more than f for a moment and then everything, `crash` all nodes at once. What rots is never
-//! more than m drives' worth of shards; a drive is wiped only when everything is at full width.
+//! about: `dark` takes one drive more than f for a moment and then, every other time, everything, `crash`
+//! all nodes at once. What rots is never more than m drives' worth of shards; a drive is wiped only when
+//! everything is at full width.
 
 use rand::{Rng, SeedableRng as _, seq::SliceRandom as _};
 use rand_chacha::ChaCha8Rng;
@@ -31,7 +32,8 @@ pub enum Kind {
     Scribble,
     /// Every node is killed at once.
     Crash,
-    /// A node is killed while a drive of another hangs, one drive more than f; then all others are, too.
+    /// A node is killed while a drive of another hangs, one drive more than f. Then the drive goes on, or all
+    /// other nodes are killed, too.
     Dark,
     /// Blocks of a drive's volumes rot.
     Rot,
@@ -144,7 +146,7 @@ fn draw(kind: Kind, at_ms: u64, shape: Shape, random: &mut ChaCha8Rng) -> Episod
     let lasts_ms = match kind {
         Kind::Dark => {
             drives.push((other, random.random_range(1..=shape.drives)));
-            random.random_range(300..2_500)
+            random.random_range(300..4_000)
         }
         Kind::Hang => {
             for _ in 0..random.random_range(1..=shape.away) {

@@ -156,3 +156,52 @@ fn a_write_begun_again_takes_the_place_of_its_first_shape() {
             if entry.operation == OperationId(2) && entry.order == ballot(20)));
     }
 }
+
+/// Goal: INV-REG-4: no success below `A_v` holders, whatever has rotted meanwhile (ADR 0007).
+///
+/// The story, `testbed model --part rot --replay 111` as it was: a write was accepted by two of three
+/// drives, chosen but not acknowledged, and refused by the third. Then the records of one of the two
+/// rotted; its memory still said that it had accepted. One shard was left, so the version was out; the
+/// finishing writer took that for "overtaken since", and answered success for what nobody can restore.
+///
+/// Method: those three answers; then one in which a drive that counts does not hold it either, for its
+/// tombstone was purged: that is success.
+#[test]
+fn a_write_that_rotted_before_it_was_acknowledged_is_unknown() {
+    for (rotten, unknown) in [(true, true), (false, false)] {
+        let drives = Drives::all_up(3);
+        let geometry = Geometry::new(2, 3, 1);
+        let of_three = Entry { geometry, ..entry(1, NOW_0) };
+        let mut machine = Blind::new(drives, VersionId(1), of_three.clone(), HolderMask::full(3));
+        machine.start();
+        machine.on_ballot(ballot(10));
+        let stale = Reply::Refused(Refusal::Stale { highest: ballot(20) });
+        for (drive, reply) in [(2, stale), (0, Reply::Accepted(ShardStatus::Present))] {
+            machine.on_reply(Round(1), drive, reply);
+        }
+        machine.on_ballot(ballot(60));
+        let taken =
+            Remembered { operation: OperationId(1), ballot: ballot(10), at: ballot(10).time };
+        let mut step = Step::Wait;
+        for drive in 0..3 {
+            let mut view = view_of(&[]);
+            view.remembers = true;
+            if drive < 2 {
+                view.memory.push(taken);
+                view.counts = !(rotten && drive == 1);
+            }
+            if rotten && drive == 0 {
+                let mine = Entry { ballot: ballot(10), order: ballot(10), ..of_three.clone() };
+                let mine = RegisterState { entries: vec![of(mine)] };
+                view.registers.insert(VersionId(1), mine);
+                view.highest = ballot(10);
+            }
+            step = machine.on_reply(Round(2), drive, Reply::View(view));
+            if matches!(step, Step::Done(_)) {
+                break;
+            }
+        }
+        let told = matches!(step, Step::Done(Err(Failure::Unknown { .. })));
+        assert_eq!(told, unknown, "{step:?}");
+    }
+}

@@ -38,7 +38,7 @@ pub fn run(part: Part, seed: u64, bug: Option<Bug>, traced: bool) -> Report {
     let mut sim = sim::Sim::new(drives(seed), bug, rng, traced);
     let events = match part {
         Part::Uploads => upload_checks::run(&mut sim, scripts),
-        Part::Buckets | Part::Register => buckets::run(&mut sim, scripts),
+        Part::Buckets | Part::Register | Part::Rot => buckets::run(&mut sim, scripts),
     };
     let mut state = sim.shared.borrow_mut();
     let trace = state.trace.take().unwrap_or_default();
