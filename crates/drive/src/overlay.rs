@@ -204,6 +204,12 @@ impl Layers {
         }
     }
 
+    /// Whether rot hides anything from look-ups.
+    #[must_use]
+    pub fn is_rotten(&self) -> bool {
+        !self.rot.all().is_empty() || !self.met.lock().is_empty()
+    }
+
     /// Rot met that is not on record.
     pub fn take_met(&mut self) -> Vec<RottenRange> {
         std::mem::take(self.met.get_mut())

@@ -4,6 +4,8 @@
 //! block itself is not needed: nothing is answered for keys of the range, whatever other layers hold of
 //! them (INV-RUN-1), merges leave the block out, and replay goes on over it.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use holdfast_types::{
     Ballot, OperationId,
@@ -146,10 +148,12 @@ impl RotRanges {
 }
 
 /// Blocks that seemed taken when replay met a record that takes them: rot hid from it what gave them
-/// back. Whoever took them last has them; nobody else's place with such a block is one any more.
+/// back. Whoever took them last has them; nobody else's place with such a block is one any more. Nor is
+/// one in a volume that was given back since, which no block of was taken then.
 #[derive(Clone, Default, Debug)]
 pub struct Contested {
     taken: Vec<(Extent, OperationId)>,
+    gone: BTreeSet<u32>,
 }
 
 impl Contested {
@@ -163,18 +167,29 @@ impl Contested {
         }
     }
 
-    /// Whether nothing is contested.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.taken.is_empty()
+    /// Takes note of a volume that is not there any more.
+    pub fn gone(&mut self, volume: u32) {
+        self.gone.insert(volume);
     }
 
-    /// Whether a block of the operation's place was taken by another one since.
+    /// The volumes that are not there any more.
+    pub fn volumes_gone(&self) -> impl Iterator<Item = u32> {
+        self.gone.iter().copied()
+    }
+
+    /// Whether nothing is contested.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.taken.is_empty() && self.gone.is_empty()
+    }
+
+    /// Whether a block of the operation's place was taken by another one since, or went with its volume.
     #[must_use]
     pub fn voids(&self, operation: OperationId, place: &Place) -> bool {
         let Place::Extents { extents, .. } = place else { return false };
         let other = |extent| self.last(extent).is_some_and(|owner| owner != operation);
-        extents.iter().any(other)
+        let is_gone = |extent: &Extent| self.gone.contains(&extent.volume);
+        extents.iter().any(|extent| is_gone(extent) || other(extent))
     }
 
     /// Who took a block of the extent last.

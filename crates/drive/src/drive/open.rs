@@ -118,10 +118,10 @@ impl Drive {
         let start = background.position();
         let replayed =
             replay(&*disk, identity.drive, start, |item| apply(&mut table, &*disk, item))?;
-        super::rot::disown(&mut table).map_err(|e| runs_fault(&*disk, &e))?;
+        let volumes = VolumeSet::open(disk.clone(), options.volumes, syncs.clone())?;
+        super::rot::disown(&mut table, &volumes).map_err(|e| runs_fault(&*disk, &e))?;
         table.layers.set_base(background.base());
         syncs.fetch_add(replayed.visited.len() as u64, Ordering::Relaxed);
-        let volumes = VolumeSet::open(disk.clone(), options.volumes, syncs.clone())?;
         mark_volumes(&table, &volumes, &*disk)?;
         let volumes = Arc::new(volumes);
         let open_count = table.facts.open_count.max(replayed.generation) + 1;

@@ -14,6 +14,7 @@ use crate::{
     runs::RottenRange,
     table::Table,
     value::{PLACE_SPACE, PlaceRecord, Value},
+    volume::VolumeSet,
 };
 
 use super::{Drive, Stop};
@@ -52,12 +53,19 @@ impl Drive {
 
 /// Ends the claims that replay over rot left standing: a record was hidden that let a place go, and its
 /// blocks had a new owner later in the log. Were the old claim kept, moving or dropping it would give
-/// away blocks that are in use (INV-VOL-1).
-pub(super) fn disown(table: &mut Table) -> Result<(), BaseError> {
+/// away blocks that are in use (INV-VOL-1). The same goes for claims in a volume that was given back since:
+/// nothing was left in it (INV-VOL-3), but what said so is hidden.
+pub(super) fn disown(table: &mut Table, volumes: &VolumeSet) -> Result<(), BaseError> {
+    if table.layers.is_rotten() {
+        for volume in table.recorded.volumes().filter(|volume| volumes.gave_back(*volume)) {
+            table.contested.gone(volume);
+        }
+    }
     if table.contested.is_empty() {
         return Ok(());
     }
     let contested = std::mem::take(&mut table.contested);
+    contested.volumes_gone().for_each(|volume| table.recorded.forget(volume));
     let mut void: Vec<(OperationId, PlaceRecord)> = Vec::new();
     let mut start = bytes::Bytes::from(vec![PLACE_SPACE]);
     let end = [PLACE_SPACE + 1];

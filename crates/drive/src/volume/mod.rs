@@ -153,6 +153,14 @@ impl VolumeSet {
         free
     }
 
+    /// Whether a volume was there once and was given back: the highest one never is (INV-VOL-3).
+    #[must_use]
+    pub fn gave_back(&self, volume: u32) -> bool {
+        let inner = self.inner.lock();
+        let highest = inner.volumes.last_key_value().map(|(id, _)| *id);
+        !inner.volumes.contains_key(&volume) && highest.is_some_and(|highest| volume < highest)
+    }
+
     /// Gives an extent's blocks back: at once, or when its last reader is gone (INV-VOL-1; the caller
     /// has seen to it that the record that dropped it is durable).
     pub fn free(&self, extent: Extent) {
@@ -426,6 +434,16 @@ impl RecordedBlocks {
     #[must_use]
     pub fn is_taken(&self, volume: u32, block: u32) -> bool {
         self.next_run(volume, block).is_some_and(|run| run.block == block)
+    }
+
+    /// The volumes that blocks were named of.
+    pub fn volumes(&self) -> impl Iterator<Item = u32> {
+        self.volumes.keys().copied()
+    }
+
+    /// A volume is not there any more.
+    pub fn forget(&mut self, volume: u32) {
+        self.volumes.remove(&volume);
     }
 
     /// Every run of taken blocks.
