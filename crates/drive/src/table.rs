@@ -416,12 +416,8 @@ impl Table {
         let was = PlaceRecord { shard: record.shard, place: old.clone(), ..PlaceRecord::default() };
         record.place = new;
         record.rotten = false;
-        self.layers.put(
-            PlaceRecord::key(operation).into(),
-            Some(Value::Place(record)),
-            gate,
-            false,
-        );
+        let key = PlaceRecord::key(operation).into();
+        self.layers.put(key, Some(Value::Place(record)), gate, false);
         Ok((!old.is_none()).then_some(Dropped { operation, record: was }).into_iter().collect())
     }
 
