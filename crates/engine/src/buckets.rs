@@ -224,7 +224,7 @@ impl Engine {
             let mut start = Some(Bytes::new());
             while let Some(from) = start {
                 let page = set.scan(stamp, Keyspace::Object, from, None, EMPTY_SCAN_NAMES).await?;
-                if page.entries.iter().any(|(_, found)| !may_be_gone(found)) {
+                if page.entries.iter().any(|(_, found)| is_there(stamp, found)) {
                     return Ok(false);
                 }
                 let keys: Vec<RegisterKey> = page.entries.into_iter().map(|(key, _)| key).collect();
@@ -282,8 +282,9 @@ impl Engine {
     }
 }
 
-/// Whether an entry shown by a scan under a deletion's mark may turn out to be gone: a tombstone that
-/// too few of the drives asked hold settled.
-fn may_be_gone(found: &Candidate) -> bool {
-    found.verdict == Verdict::Open && found.entry.kind == EntryKind::Tombstone
+/// Whether what a scan shows is an object for sure. What is open was resolved where that is allowed; under
+/// a deletion's mark all drives have to be asked, for neither an object nor a tombstone is certain.
+fn is_there(stamp: BucketStamp, found: &Candidate) -> bool {
+    let certain = stamp.phase != BucketPhase::Deleting || found.verdict == Verdict::Settled;
+    certain && found.entry.kind != EntryKind::Tombstone
 }

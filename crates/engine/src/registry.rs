@@ -123,18 +123,23 @@ impl Engine {
 impl SetHandle {
     /// Whether what is open by the word of R drives is a settled tombstone, or nothing, by the word
     /// of all. Resolves nothing: under a deletion's mark nothing may be written.
+    ///
+    /// # Errors
+    /// When it is open by the word of all, too: somebody's write is under way, or was given up. To say that
+    /// something is there would be as wrong as to say that nothing is.
     pub(crate) async fn is_gone(
         &self,
         scope: BucketStamp,
         key: RegisterKey,
     ) -> Result<bool, StoreError> {
-        Ok(match self.judged_by_all(scope, &key).await? {
-            Judgement::Absent => true,
-            Judgement::Found(found) => {
-                found.verdict == Verdict::Settled && found.entry.kind == EntryKind::Tombstone
+        match self.judged_by_all(scope, &key).await? {
+            Judgement::Absent => Ok(true),
+            Judgement::Found(found) if found.verdict == Verdict::Settled => {
+                Ok(found.entry.kind == EntryKind::Tombstone)
             }
-            Judgement::Unknown { .. } => false,
-        })
+            Judgement::Found(_) => Err(StoreError::ConditionalConflict),
+            Judgement::Unknown { have, need } => Err(self.shared.below_quorum(need, have, &[])),
+        }
     }
 
     /// What all drives together say of a key, nothing resolved: who holds it is known exactly.

@@ -222,3 +222,29 @@ async fn nothing_of_a_deleted_bucket_stays_on_a_drive_that_was_away() {
     keep.sweep_buckets(holdfast_types::NodeIndex(3)).await.unwrap();
     assert_eq!(held(3).1, 2);
 }
+
+/// Goal: under a deletion's mark, what cannot be told is not called an object: an acknowledged removal of
+/// which too few holders are there is no reason to say that the bucket is not empty. Method: a removal
+/// that one drive missed, one of its holders away.
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_told_is_not_called_an_object() {
+    let (cluster, engine) = {
+        let cluster = Cluster::new(4, 1);
+        let engine = cluster.engine(None, 1, quiet());
+        (cluster, engine)
+    };
+    engine.bucket_create("b", "").await.unwrap();
+    put(&engine, "b", "k", b"x").await.unwrap();
+    let stamp = engine.bucket_scope("b").await.unwrap();
+    let key = RegisterKey::object(stamp.id, b"k".to_vec());
+    let set = engine.set_for(&key);
+    assert_eq!(set.is_gone(stamp, key.clone()).await, Ok(false), "an object is one");
+    down(&cluster.nodes[0], true);
+    remove(&engine, "b", "k").await.unwrap();
+    down(&cluster.nodes[0], false);
+    down(&cluster.nodes[1], true);
+    let undecided = set.is_gone(stamp, key.clone()).await;
+    assert!(undecided.is_err(), "{undecided:?}");
+    down(&cluster.nodes[1], false);
+    assert_eq!(set.is_gone(stamp, key).await, Ok(true));
+}
