@@ -137,7 +137,10 @@ impl SetHandle {
             Judgement::Found(found) if found.verdict == Verdict::Settled => {
                 Ok(found.entry.kind == EntryKind::Tombstone)
             }
-            Judgement::Found(_) => Err(StoreError::ConditionalConflict),
+            Judgement::Found(_) => Err(StoreError::Overloaded {
+                message: "whether the bucket is empty cannot be told while it is written to"
+                    .to_owned(),
+            }),
             Judgement::Unknown { have, need } => Err(self.shared.below_quorum(need, have, &[])),
         }
     }
