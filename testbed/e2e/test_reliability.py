@@ -21,8 +21,8 @@ def needs_sabotage():
 def test_a_minute_of_torture():
     """Goal: nothing is lost, stale or wrong under faults. Method: 45 seconds of clients and faults, seed 11."""
     code, found = report("torture", "--minutes", 0.75, "--seed", 11)
-    assert (code, found["violations"]) == (0, []), found
-    assert found["checked"] > 300 and len(found["faults"]) >= 2, found
+    assert (code, found["violations"]) == (0, []), json.dumps(found)
+    assert found["checked"] > 300 and len(found["faults"]) >= 2, json.dumps(found)
 
 
 @pytest.mark.parametrize("bug", ["read-below-quorum", "heal-stale-shard"])
@@ -30,7 +30,7 @@ def test_torture_catches_planted_bugs(bug):
     """Goal: torture can fail. Method: two of the planted bugs; docs/reliability.md has all."""
     needs_sabotage()
     code, found = report("torture", "--minutes", 1, "--seed", 3, "--sabotage", bug, "--faults", "kill,stop,isolate")
-    assert code == 1 and found["violations"], found
+    assert code == 1 and found["violations"], json.dumps(found)
 
 
 def test_power_cuts_of_a_drive():
@@ -38,11 +38,11 @@ def test_power_cuts_of_a_drive():
     code, found = report("powercut", "--runs", 6)
     if found["skipped"]:
         pytest.skip(found["skipped"])
-    assert (code, found["violations"], found["runs"]) == (0, [], 6), found
-    assert found["checked"] > 10, found
+    assert (code, found["violations"], found["runs"]) == (0, [], 6), json.dumps(found)
+    assert found["checked"] > 10, json.dumps(found)
     for bug in ("skip-log-sync", "skip-volume-sync"):
         code, found = report("powercut", "--runs", 40, "--sabotage", bug)
-        assert code == 1 and found["violations"], (bug, found)
+        assert code == 1 and found["violations"], (bug, json.dumps(found))
 
 
 def test_a_power_cut_catches_blocks_used_too_early():
@@ -50,7 +50,7 @@ def test_a_power_cut_catches_blocks_used_too_early():
     code, found = report("powercut", "--runs", 60, "--sabotage", "extent-reused-early")
     if found["skipped"]:
         pytest.skip(found["skipped"])
-    assert code == 1 and found["violations"], found
+    assert code == 1 and found["violations"], json.dumps(found)
 
 
 def test_power_cuts_of_a_cluster():
@@ -58,7 +58,7 @@ def test_power_cuts_of_a_cluster():
     code, found = report("powercut", "--cluster", "--runs", 2)
     if found["skipped"]:
         pytest.skip(found["skipped"])
-    assert (code, found["violations"], found["runs"]) == (0, [], 2), found
+    assert (code, found["violations"], found["runs"]) == (0, [], 2), json.dumps(found)
 
 
 def test_faults_of_drives_and_links(cluster):
