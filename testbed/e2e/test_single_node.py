@@ -33,8 +33,8 @@ def test_first_start_serves_and_keeps_what_it_took(folder):
         wait_ready(daemon, port)
         text = daemon.output()
         assert f":{port}" in text and "aws" in text, text
-        user = re.search(r"HOLDFAST_ROOT_USER\S*[=:]\s*(\S+)|[Aa]ccess key\W+(\S+)", text)
-        secret = re.search(r"HOLDFAST_ROOT_PASSWORD\S*[=:]\s*(\S+)|[Ss]ecret key\W+(\S+)", text)
+        user = re.search(r"HOLDFAST_ROOT_USER\S*[=:]\s*(\S+)|[Aa]ccess key[:\s]+(\S+)", text)
+        secret = re.search(r"HOLDFAST_ROOT_PASSWORD\S*[=:]\s*(\S+)|[Ss]ecret key[:\s]+(\S+)", text)
         assert user and secret, text
         keys = [next(filter(None, m.groups())) for m in (user, secret)]
         s3 = client(f"http://127.0.0.1:{port}", *keys)

@@ -67,10 +67,11 @@ fn four_nodes_form_once_and_serve_without_one() {
     let client = |n: usize| Client::new(nodes[n].as_ref().expect("it runs").address);
     assert!(client(0).request("GET", "/first/large", b"") == (200, large.clone()));
     assert!(client(1).request("GET", "/first/through", b"") == (200, small.clone()));
-    // A write that met the death half-way is answered 503; stock clients repeat it.
+    // A write that met the death half-way is answered 503, perhaps before its body was taken, which
+    // resets the connection (0 here); stock clients repeat either.
     let put = || client(3).request("PUT", "/first/without", &large);
     let (status, answer) =
-        (0..4).map(|_| put()).find(|(status, _)| *status != 503).unwrap_or_else(put);
+        (0..4).map(|_| put()).find(|(status, _)| ![0, 503].contains(status)).unwrap_or_else(put);
     assert_eq!(status, 200, "{}", String::from_utf8_lossy(&answer));
     nodes[2] = Some(start(dir.path(), &ports, 2, &[]));
     nodes[2].as_mut().expect("started").wait_ready();
