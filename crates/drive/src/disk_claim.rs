@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
+    fs::File,
     io,
     os::unix::fs::MetadataExt,
     path::Path,
@@ -52,8 +52,7 @@ impl Claim {
 /// Whether another process uses the folder.
 #[must_use]
 pub fn is_taken(folder: &str) -> bool {
-    fs::metadata(folder).is_ok()
-        && Claim::of(Path::new(folder)).is_err_and(|e| e.kind() == io::ErrorKind::ResourceBusy)
+    Claim::of(Path::new(folder)).is_err_and(|e| e.kind() == io::ErrorKind::ResourceBusy)
 }
 
 #[cfg(test)]

@@ -207,7 +207,7 @@ impl Layers {
     /// Whether rot hides anything from look-ups.
     #[must_use]
     pub fn is_rotten(&self) -> bool {
-        !self.rot.all().is_empty() || !self.met.lock().is_empty()
+        !self.rot.is_empty() || !self.met.lock().is_empty()
     }
 
     /// Rot met that is not on record.

@@ -104,7 +104,7 @@ impl Drive {
     /// Called again when it has to wait; what was moved is passed over then, for its place changed.
     fn move_shards(&mut self, found: &[Found]) -> Result<(), Stop> {
         // What rot hides may live and cannot be moved: this segment is not given back (ADR 0017).
-        let hidden = |operation| self.table.layers.rot().of(&PlaceRecord::key(operation)).is_some();
+        let hidden = |operation| self.table.layers.is_hidden(&PlaceRecord::key(operation));
         let shown: Vec<&Found> = found.iter().filter(|found| !hidden(found.operation)).collect();
         let keys = shown.iter().map(|found| PlaceRecord::key(found.operation).into());
         self.table.layers.ready(keys)?;

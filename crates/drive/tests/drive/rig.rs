@@ -11,7 +11,7 @@ use holdfast_drive::{
     },
     disk::Disk,
     disk_sim::SimDisk,
-    volume::VolumeSizes,
+    volume::{VolumeSizes, read::ShardReader},
 };
 use holdfast_erasure::{Salt, encode_body};
 use holdfast_register::HolderMask;
@@ -20,6 +20,9 @@ use holdfast_types::{
     Geometry, HybridTime, OperationId, RegisterKey, SetEpoch, SetIndex, ShardIndex, VersionId,
     WriterId, seam::ManualClock,
 };
+
+/// Where a shard's reader comes to.
+pub type Opened = Arc<Mutex<Option<Result<ShardReader, DriveError>>>>;
 
 pub const START_MICROS: u64 = 1_700_000_000_000_000;
 pub const DRIVE: DriveId = DriveId(0xd1);
@@ -155,7 +158,8 @@ impl Rig {
         ShardSource::Upload(upload.finish().unwrap())
     }
 
-    pub fn read_shard(&mut self, n: u64, geometry: Geometry) -> Result<Bytes, DriveError> {
+    /// Asks for a shard's reader; where it comes to once what it rests on is durable.
+    pub fn open_shard(&mut self, n: u64, geometry: Geometry) -> Opened {
         let read = ShardRead {
             drive: DRIVE,
             scope: scope(),
@@ -169,8 +173,13 @@ impl Rig {
         let filled = slot.clone();
         self.drive.open_shard(&read, Box::new(move |r| *filled.lock().unwrap() = Some(r)));
         self.look_up();
-        let reader = slot.lock().unwrap().take().expect("what it rests on is durable")?;
-        reader.read(read.first_block, read.block_count)
+        slot
+    }
+
+    pub fn read_shard(&mut self, n: u64, geometry: Geometry) -> Result<Bytes, DriveError> {
+        let opened = self.open_shard(n, geometry).lock().unwrap().take();
+        let reader = opened.expect("what it rests on is durable")?;
+        reader.read(0, geometry.stripe_count())
     }
 }
 

@@ -1,13 +1,12 @@
 //! Space: the reserve, and what is given back (DRIVE.md, "Volumes"; INV-VOL-1, INV-VOL-3, INV-ROT-1).
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use holdfast_drive::{
     BackgroundJob, DriveOptions,
     api::{
-        ChoreKind, DriveReply, DriveRequest, DriveResult, ListChores, ShardRead, ShardSource,
-        UploadTarget,
+        ChoreKind, DriveReply, DriveRequest, DriveResult, ListChores, ShardSource, UploadTarget,
     },
     disk::{Access, Disk, DiskErrorKind},
     disk_sim::SimDisk,
@@ -82,19 +81,7 @@ fn put_small(rig: &mut Rig, n: u64) -> DriveResult {
 
 fn open(rig: &mut Rig, n: u64, len: usize) -> ShardReader {
     let (geometry, _) = shard_of(n, &body(n, len));
-    let read = ShardRead {
-        drive: DRIVE,
-        scope: scope(),
-        operation: OperationId(n.into()),
-        shard: ShardIndex(0),
-        geometry,
-        first_block: 0,
-        block_count: geometry.stripe_count(),
-    };
-    let slot = Arc::new(Mutex::new(None));
-    let filled = slot.clone();
-    rig.drive.open_shard(&read, Box::new(move |r| *filled.lock().unwrap() = Some(r)));
-    rig.look_up();
+    let slot = rig.open_shard(n, geometry);
     rig.drive.flush();
     let reader = slot.lock().unwrap().take();
     reader.expect("what it rests on is durable").unwrap()
