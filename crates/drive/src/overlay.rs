@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 pub use crate::base::{Base, BaseError, BasePage, EmptyBase};
 use crate::{
-    loaded::{Loaded, Recent, Registers, Want},
+    loaded::{Came, Loaded, Recent, Registers, Want},
     rot::{RANGES_MAX, RotRange, RotRanges},
     runs::RottenRange,
     value::Value,
@@ -158,8 +158,9 @@ impl Layers {
         (self.base.clone(), self.generation)
     }
 
-    /// Lets decisions see what was brought up for them; returns what was there.
+    /// A decision begins or ends: lets it see what was brought up for it; returns what was there.
     pub fn lend(&mut self, loaded: Loaded) -> Loaded {
+        self.recent.get_mut().end_decision();
         std::mem::replace(&mut self.loaded, loaded)
     }
 
@@ -264,14 +265,13 @@ impl Layers {
         if let Some(held) = self.recent.lock().key(key) {
             return Ok(held);
         }
-        let held = match self.loaded.key(key) {
-            Some(held) => held.clone(),
-            None => self
-                .met_in(self.base.try_get(key))?
-                .ok_or_else(|| BaseError::Waits(Want::Keys(vec![Bytes::copy_from_slice(key)])))?,
+        let waits = || BaseError::Waits(Want::Keys(vec![Bytes::copy_from_slice(key)]));
+        let (held, came) = match self.loaded.key(key) {
+            Some(held) => (held.clone(), Came::FromDevice),
+            None => (self.met_in(self.base.try_get(key))?.ok_or_else(waits)?, Came::FromMemory),
         };
         let value = held.map(|bytes| decode(key, &bytes)).transpose()?;
-        self.recent.lock().note(key, value.as_ref());
+        self.recent.lock().note(key, value.as_ref(), came);
         Ok(value)
     }
 
@@ -306,14 +306,13 @@ impl Layers {
         if let Some(held) = self.recent.lock().registers(prefix) {
             return Ok(held.clone());
         }
-        let held = match self.loaded.prefix(prefix) {
-            Some(held) => held.clone(),
-            None => self
-                .met_in(self.base.try_key(prefix))?
-                .ok_or_else(|| BaseError::Waits(Want::Prefix(Bytes::copy_from_slice(prefix))))?,
+        let waits = || BaseError::Waits(Want::Prefix(Bytes::copy_from_slice(prefix)));
+        let (held, came) = match self.loaded.prefix(prefix) {
+            Some(held) => (held.clone(), Came::FromDevice),
+            None => (self.met_in(self.base.try_key(prefix))?.ok_or_else(waits)?, Came::FromMemory),
         };
         let registers = decoded(held)?;
-        self.recent.lock().note_registers(prefix, &registers);
+        self.recent.lock().note_registers(prefix, &registers, came);
         Ok(registers)
     }
 
