@@ -7,8 +7,8 @@ use futures::{StreamExt, future::join_all, stream};
 use holdfast_drive::api::{DriveFacts, DriveReply, DriveRequest, DriveResult};
 use holdfast_register::{Candidate, KeyView, ShardStatus};
 use holdfast_types::{
-    BucketStamp, DriveId, DriveState, EntryKind, ErrorClass, Geometry, NodeIndex, OperationId,
-    RegisterKey, VersionId,
+    BucketStamp, DriveId, DriveState, EntryKind, Geometry, NodeIndex, OperationId, RegisterKey,
+    VersionId,
     view::{
         ClusterView, DriveView, HealView, NodeView, ObjectView, PoolView, SetView, ShardState,
         ShardView, WorkerView,
@@ -21,6 +21,7 @@ use crate::{
     error::StoreError,
     object::check_key,
     read::{Question, check_scope},
+    report::tells_of_rot,
     round::Calls,
     set::{Route, SetHandle, SetShared, describe},
     staged::rides_inline,
@@ -261,17 +262,18 @@ impl SetShared {
     }
 }
 
-/// Whether the first block of a shard can be read.
+/// Whether the first block of a shard can be read. Whoever meets rot tells its drive (ADR 0009): the
+/// operator who was shown it may have been the only reader of that shard.
 async fn probe(target: &Target, shard: u8) -> ShardState {
     let first = async { open_blocks(target, shard, 0, 1).await?.next().await.transpose() };
     match tokio::time::timeout(FACTS_WAIT, first).await {
         Ok(Ok(Some(_))) => ShardState::Present,
         Ok(Ok(None)) => ShardState::Missing,
-        Ok(Err(error)) => match error.class() {
-            ErrorClass::NotFound | ErrorClass::Damaged => ShardState::Missing,
-            _ => ShardState::Unknown,
-        },
-        Err(_) => ShardState::Unknown,
+        Ok(Err(error)) if tells_of_rot(&error) => {
+            target.unreadable(shard, &error);
+            ShardState::Missing
+        }
+        Ok(Err(_)) | Err(_) => ShardState::Unknown,
     }
 }
 
