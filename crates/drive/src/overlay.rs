@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 pub use crate::base::{Base, BaseError, BasePage, EmptyBase};
 use crate::{
-    loaded::{Loaded, Recent, Want},
+    loaded::{Loaded, Recent, Registers, Want},
     member::Gap,
     rot::RotRanges,
     runs::RottenRange,
@@ -144,7 +144,8 @@ pub struct Layers {
     met: Mutex<Vec<RottenRange>>,
     /// What was brought up for the decision being made.
     loaded: Loaded,
-    recent: Recent,
+    /// What the base answered of late in this generation.
+    recent: Mutex<Recent>,
     generation: u64,
 }
 
@@ -161,7 +162,7 @@ impl Layers {
             rot: RotRanges::default(),
             met: Mutex::default(),
             loaded: Loaded::default(),
-            recent: Recent::default(),
+            recent: Mutex::default(),
             generation: 0,
         }
     }
@@ -175,11 +176,6 @@ impl Layers {
     /// Lets decisions see what was brought up for them; returns what was there.
     pub fn lend(&mut self, loaded: Loaded) -> Loaded {
         std::mem::replace(&mut self.loaded, loaded)
-    }
-
-    /// Keeps registers that were brought up in this generation for the next who asks.
-    pub fn remember(&mut self, loaded: &Loaded) {
-        self.recent.note(loaded);
     }
 
     /// The overlay.
@@ -218,7 +214,7 @@ impl Layers {
 
     fn base_changed(&mut self) {
         self.generation += 1;
-        self.recent.clear();
+        self.recent.get_mut().clear();
     }
 
     /// Replay is over: answers come from `base` from now on, which holds the same or, for keys in the
@@ -230,27 +226,46 @@ impl Layers {
     }
 
     /// The base's value of a key.
-    fn base_get(&self, key: &[u8]) -> Result<Option<Bytes>, BaseError> {
+    fn base_get(&self, key: &[u8]) -> Result<Option<Arc<Value>>, BaseError> {
         if self.replaying {
-            return self.replayed_get(key);
+            let held = self.replayed_get(key)?;
+            return held.map(|bytes| decode(key, &bytes)).transpose();
         }
-        if let Some(held) = self.loaded.key(key) {
-            return Ok(held.clone());
+        if let Some(held) = self.recent.lock().key(key) {
+            return Ok(held);
         }
-        let held = self.met_in(self.base.try_get(key))?;
-        held.ok_or_else(|| BaseError::Waits(Want::Keys(vec![Bytes::copy_from_slice(key)])))
+        let held = match self.loaded.key(key) {
+            Some(held) => held.clone(),
+            None => self
+                .met_in(self.base.try_get(key))?
+                .ok_or_else(|| BaseError::Waits(Want::Keys(vec![Bytes::copy_from_slice(key)])))?,
+        };
+        let value = held.map(|bytes| decode(key, &bytes)).transpose()?;
+        self.recent.lock().note(key, value.as_ref());
+        Ok(value)
     }
 
     /// The base's registers of a key.
-    fn base_key(&self, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, BaseError> {
+    fn base_key(&self, prefix: &[u8]) -> Result<Registers, BaseError> {
+        let decoded = |records: Vec<(Bytes, Bytes)>| {
+            let decoded = |(key, bytes): (Bytes, Bytes)| decode(&key, &bytes).map(|v| (key, v));
+            records.into_iter().map(decoded).collect::<Result<Registers, BaseError>>()
+        };
         if self.replaying {
-            return self.base.key(prefix);
+            return decoded(self.base.key(prefix)?);
         }
-        if let Some(held) = self.loaded.prefix(prefix).or_else(|| self.recent.prefix(prefix)) {
+        if let Some(held) = self.recent.lock().registers(prefix) {
             return Ok(held.clone());
         }
-        let held = self.met_in(self.base.try_key(prefix))?;
-        held.ok_or_else(|| BaseError::Waits(Want::Prefix(Bytes::copy_from_slice(prefix))))
+        let held = match self.loaded.prefix(prefix) {
+            Some(held) => held.clone(),
+            None => self
+                .met_in(self.base.try_key(prefix))?
+                .ok_or_else(|| BaseError::Waits(Want::Prefix(Bytes::copy_from_slice(prefix))))?,
+        };
+        let registers = decoded(held)?;
+        self.recent.lock().note_registers(prefix, &registers);
+        Ok(registers)
     }
 
     /// The base's page of a range. Never read on the caller's thread: a page is many blocks.
@@ -303,9 +318,7 @@ impl Layers {
         if let Some(slot) = self.overlay.get(key).or_else(|| frozen.and_then(|f| f.get(key))) {
             return Ok(Found { value: slot.value.clone(), gate: slot.gate });
         }
-        let bytes = self.base_get(key)?;
-        let value = bytes.map(|bytes| decode(key, &bytes)).transpose()?;
-        Ok(Found { value, gate: 0 })
+        Ok(Found { value: self.base_get(key)?, gate: 0 })
     }
 
     /// All registers of the key that encodes as `prefix`.
@@ -315,11 +328,8 @@ impl Layers {
     pub fn key(&self, prefix: &[u8]) -> Result<Page, BaseError> {
         let end = prefix_end(prefix);
         self.check_shown(prefix, end.as_deref())?;
-        let mut merged: BTreeMap<Bytes, Option<Arc<Value>>> = BTreeMap::new();
-        for (key, bytes) in self.base_key(prefix)? {
-            let value = decode(&key, &bytes)?;
-            merged.insert(key, Some(value));
-        }
+        let below = self.base_key(prefix)?.into_iter().map(|(key, value)| (key, Some(value)));
+        let mut merged: BTreeMap<Bytes, Option<Arc<Value>>> = below.collect();
         let mut page = Page::default();
         for layer in self.frozen.as_deref().into_iter().chain([&self.overlay]) {
             for (key, slot) in layer.range(prefix, end.as_deref()) {
