@@ -11,8 +11,8 @@ use holdfast_types::{
 };
 
 pub use crate::member::{
-    Begin, IndexEntry, IndexLine, IndexPage, Issue, Issued, ListIndex, MemberReply, MemberRequest,
-    Restock, Standing,
+    Begin, Gap, IndexEntry, IndexLine, IndexPage, Issue, Issued, ListIndex, MemberReply,
+    MemberRequest, Restock, Standing,
 };
 
 /// What every request carries, reads too: the caller's view of bucket and set. A drive with a newer
@@ -201,8 +201,10 @@ pub struct ScannedKey {
 /// A page of a scan.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ScanPage {
-    /// Keys in rising order.
+    /// Keys in rising order; none in a gap.
     pub keys: Vec<ScannedKey>,
+    /// Names on its way about which the drive says nothing, for rot hid what it knew (ADR 0017).
+    pub gaps: Vec<Gap>,
     /// Whether keys follow the last one (false: the range is exhausted).
     pub more: bool,
     /// Whether the drive counts (PROTOCOL.md section 5).

@@ -1,6 +1,8 @@
 //! [`Overlay`]: the net state of the log's tail, above a [`Base`] that holds the rest; and [`Layers`],
 //! which answers from both (DRIVE.md, "Log").
 
+mod hidden;
+
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use bytes::Bytes;
@@ -9,7 +11,8 @@ use parking_lot::Mutex;
 pub use crate::base::{Base, BaseError, BasePage, EmptyBase};
 use crate::{
     loaded::{Came, Loaded, Recent, Registers, Want},
-    rot::{RANGES_MAX, RotRange, RotRanges},
+    member::Gap,
+    rot::RotRanges,
     runs::RottenRange,
     value::Value,
 };
@@ -113,6 +116,18 @@ pub struct Page {
     pub gate: u64,
     /// Where the part of the range that was not looked at begins; `None` when all was.
     pub next: Option<Bytes>,
+    /// Set on a page that shows nothing: all it covers is hidden by rot.
+    pub gap: Option<Gap>,
+}
+
+impl Page {
+    /// The page that says that nothing is known from `first` up to `behind`.
+    fn hidden(first: &[u8], behind: Option<Bytes>, end: Option<&[u8]>) -> Self {
+        let next = behind.filter(|behind| end.is_none_or(|end| behind[..] < *end));
+        let end = next.clone().or_else(|| end.map(Bytes::copy_from_slice));
+        let gap = Gap { first: Bytes::copy_from_slice(first), end };
+        Self { next, gap: Some(gap), ..Self::default() }
+    }
 }
 
 /// Overlay above frozen overlay above base.
@@ -175,51 +190,6 @@ impl Layers {
         self.overlay.put(key, value.map(Arc::new), gate, was_absent && !self.replaying);
     }
 
-    /// What rot hides.
-    #[must_use]
-    pub const fn rot(&self) -> &RotRanges {
-        &self.rot
-    }
-
-    /// Hides a range, which is on record now.
-    pub fn hide(&mut self, range: RotRange) {
-        self.rot.add(range);
-    }
-
-    /// Whether rot hides what is known of a key: rot on record or, in replay, met on the way.
-    #[must_use]
-    pub fn is_hidden(&self, key: &[u8]) -> bool {
-        let met = || self.met.lock().iter().any(|met| RotRange::from(met).holds(key));
-        self.rot.of(key).is_some() || (self.replaying && met())
-    }
-
-    /// Takes note of rot.
-    pub fn meet(&self, met: RottenRange) {
-        let mut all = self.met.lock();
-        if all.len() < RANGES_MAX && !all.contains(&met) && !self.rot.knows(&(&met).into()) {
-            all.push(met);
-        }
-    }
-
-    /// Whether rot hides anything from look-ups.
-    #[must_use]
-    pub fn is_rotten(&self) -> bool {
-        !self.rot.is_empty() || !self.met.lock().is_empty()
-    }
-
-    /// Rot met that is not on record.
-    pub fn take_met(&mut self) -> Vec<RottenRange> {
-        std::mem::take(self.met.get_mut())
-    }
-
-    /// Fails when rot hides keys from `start` to `end`.
-    fn check_shown(&self, start: &[u8], end: Option<&[u8]>) -> Result<(), BaseError> {
-        match self.rot.first_in(start, end) {
-            Some(range) if !self.replaying => Err(BaseError::Rotten(range.into())),
-            _ => Ok(()),
-        }
-    }
-
     /// Sets the overlay aside to be written as a run; changes go to a new one from now on.
     ///
     /// # Panics
@@ -273,25 +243,6 @@ impl Layers {
         let value = held.map(|bytes| decode(key, &bytes)).transpose()?;
         self.recent.lock().note(key, value.as_ref(), came);
         Ok(value)
-    }
-
-    /// Replay goes on over rot: what it hides is taken as absent. Nobody is ever answered from what comes
-    /// of it, and `Table::refer` gives nothing back on its word.
-    fn replayed_get(&self, key: &[u8]) -> Result<Option<Bytes>, BaseError> {
-        if self.is_hidden(key) {
-            return Ok(None);
-        }
-        match self.met_in(self.base.get(key)) {
-            Err(BaseError::Rotten(_)) if self.is_hidden(key) => Ok(None),
-            other => other,
-        }
-    }
-
-    fn met_in<T>(&self, answer: Result<T, BaseError>) -> Result<T, BaseError> {
-        if let Err(BaseError::Rotten(met)) = &answer {
-            self.meet(met.clone());
-        }
-        answer
     }
 
     /// The base's registers of a key.
@@ -391,7 +342,8 @@ impl Layers {
     }
 
     /// Records from `start` on, below `end`: some `wanted` of them. [`Page::next`] says where to go
-    /// on; a page may be empty and yet not the last.
+    /// on; a page may be empty and yet not the last. What rot hides is a page of its own, which says so
+    /// ([`Page::gap`]).
     ///
     /// # Errors
     /// When the base cannot say.
@@ -402,7 +354,7 @@ impl Layers {
             return self.merge_page(start, end, limit, below);
         };
         if hidden.holds(start) {
-            return Err(BaseError::Rotten(hidden.into()));
+            return Ok(Page::hidden(start, hidden.behind(), end));
         }
         // Up to what is hidden; who goes on from there is told.
         let end = Some(&hidden.start[..]);
@@ -412,13 +364,33 @@ impl Layers {
         Ok(page)
     }
 
-    /// As [`Self::scan`], waiting for the device: for audits.
+    /// As [`Self::scan`], waiting for the device, and of all that layers hold, whatever is on record of
+    /// them; a rotten block is a gap, and noted. For audits, and before a drive serves.
     ///
     /// # Errors
     /// When the base cannot say.
     pub fn scan_patiently(&self, start: &[u8], end: Option<&[u8]>) -> Result<Page, BaseError> {
-        let below = self.base.scan(start, end, PAGE_RECORDS)?;
-        self.merge_page(start, end, PAGE_RECORDS, below)
+        let mut until = end.map(Bytes::copy_from_slice);
+        loop {
+            match self.base.scan(start, until.as_deref(), PAGE_RECORDS) {
+                // The walk goes up to what is rotten, then behind it. The bound falls with each turn.
+                Err(BaseError::Rotten(met)) => {
+                    self.meet(met.clone());
+                    if met.start[..] <= *start {
+                        return Ok(Page::hidden(start, met.end, end));
+                    }
+                    until = Some(met.start);
+                }
+                below => {
+                    let mut page =
+                        self.merge_page(start, until.as_deref(), PAGE_RECORDS, below?)?;
+                    if until.as_deref() != end {
+                        page.next = page.next.or(until);
+                    }
+                    return Ok(page);
+                }
+            }
+        }
     }
 
     fn merge_page(

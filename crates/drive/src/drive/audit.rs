@@ -92,6 +92,9 @@ impl Drive {
         loop {
             let page = self.table.layers.scan_patiently(&start, Some(end));
             let page = page.map_err(|e| e.to_string())?;
+            if let Some(gap) = &page.gap {
+                return Err(format!("rot that no merge has passed by hides records: {gap:?}"));
+            }
             for (key, value) in &page.items {
                 visit(key, value)?;
             }

@@ -300,6 +300,7 @@ impl Record {
                 purge_floor: Ballot::decode(body)?,
             },
             ERASE => Self::Erase { register: body.blob_bytes()? },
+            ROT => Self::Rot(RotRange::decode(body)?),
             _ => return Err(CodecError::Unknown("log record")),
         })
     }

@@ -1,6 +1,7 @@
 //! A drive in memory: the register rules of `holdfast-register` over ordered maps.
 
 mod chores;
+mod holes;
 mod members;
 mod rot;
 
@@ -48,6 +49,8 @@ pub struct MemoryDrive {
     standing: Standing,
     floor: Ballot,
     ceiling: Ballot,
+    /// What rot hides.
+    holes: Vec<holes::Hole>,
     open: u64,
     // ---- volatile ----
     memory_since: HybridTime,
@@ -79,6 +82,7 @@ impl MemoryDrive {
             standing: Standing::Counting,
             floor: Ballot::ZERO,
             ceiling: Ballot::ZERO,
+            holes: Vec::new(),
             open: 1,
             memory_since: HybridTime(0),
             uploads: HashMap::new(),
@@ -166,6 +170,7 @@ impl MemoryDrive {
     /// Carries out one command.
     pub(super) fn handle(&mut self, now: HybridTime, request: DriveRequest) -> DriveResult {
         self.check_joined(&request)?;
+        self.check_shown(&request)?;
         match request {
             DriveRequest::Accept(accept) => self.accept(now, accept),
             DriveRequest::Install(install) => self.install(now, install),

@@ -9,7 +9,10 @@ use holdfast_register::{
 };
 use holdfast_types::{DriveId, DriveState, HybridTime, OperationId, ShardIndex};
 
-use super::error::{drive_error, read_drive_error};
+use super::{
+    error::{drive_error, read_drive_error},
+    member,
+};
 use crate::api::{Chore, DriveFacts, DriveReply, DriveResult, InlineShard, ScanPage, ScannedKey};
 
 /// Every drive state, for reading its name.
@@ -173,7 +176,12 @@ fn read_inline_shard(message: v1::InlineShard) -> Result<InlineShard, WireError>
 fn page(page: &ScanPage) -> v1::ScanPage {
     let key =
         |key: &ScannedKey| v1::ScannedKey { name: key.name.clone(), view: Some(view(&key.view)) };
-    v1::ScanPage { keys: page.keys.iter().map(key).collect(), more: page.more, counts: page.counts }
+    v1::ScanPage {
+        keys: page.keys.iter().map(key).collect(),
+        more: page.more,
+        counts: page.counts,
+        gaps: page.gaps.iter().map(member::gap).collect(),
+    }
 }
 
 fn read_page(message: v1::ScanPage) -> Result<ScanPage, WireError> {
@@ -183,6 +191,7 @@ fn read_page(message: v1::ScanPage) -> Result<ScanPage, WireError> {
     };
     Ok(ScanPage {
         keys: message.keys.into_iter().map(key).collect::<Result<_, WireError>>()?,
+        gaps: message.gaps.into_iter().map(member::read_gap).collect(),
         more: message.more,
         counts: message.counts,
     })

@@ -137,7 +137,12 @@ fn members() -> Vec<MemberRequest> {
         MemberRequest::Membership,
         MemberRequest::Begin(Begin { issue, collected: issued() }),
         MemberRequest::Rebuilt(SetEpoch(8)),
-        MemberRequest::ListIndex(ListIndex { scope: scope(), start: Bytes::new(), limit: 7 }),
+        MemberRequest::ListIndex(ListIndex {
+            scope: scope(),
+            start: Bytes::new(),
+            end: Some(Bytes::from_static(b"e")),
+            limit: 7,
+        }),
         MemberRequest::Restock(Restock {
             scope: scope(),
             key: part,
@@ -168,12 +173,18 @@ fn member_replies() -> Vec<MemberReply> {
     };
     vec![
         MemberReply::Issued(issued()),
-        MemberReply::Index(IndexPage { lines: vec![line], next: Some(Bytes::new()) }),
+        MemberReply::Index(IndexPage { lines: vec![line], gaps: gaps(), next: Some(Bytes::new()) }),
         MemberReply::Index(IndexPage::default()),
         known(Standing::Counting),
         known(Standing::Joining),
         known(Standing::Rebuilding),
     ]
+}
+
+fn gaps() -> Vec<Gap> {
+    let first = Bytes::from_static(b"g");
+    let end = Some(Bytes::from_static(b"h"));
+    vec![Gap { first: first.clone(), end }, Gap { first, end: None }]
 }
 
 fn view() -> KeyView {
@@ -254,7 +265,12 @@ fn results() -> Vec<DriveResult> {
     let mut all = vec![
         Ok(DriveReply::View { view: view(), inline: vec![shard] }),
         Ok(DriveReply::View { view: KeyView::default(), inline: Vec::new() }),
-        Ok(DriveReply::Page(ScanPage { keys: vec![scanned], more: true, counts: true })),
+        Ok(DriveReply::Page(ScanPage {
+            keys: vec![scanned],
+            gaps: gaps(),
+            more: true,
+            counts: true,
+        })),
         Ok(DriveReply::Page(ScanPage::default())),
         Ok(DriveReply::Chores(vec![chore])),
         Ok(DriveReply::Done),
