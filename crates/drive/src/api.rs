@@ -362,6 +362,9 @@ pub struct DriveFacts {
     pub open_count: u64,
     /// fdatasyncs since it was opened, for the one-sync-a-write budget.
     pub syncs: u64,
+    /// How often its index was set aside since it was opened: it failed, or said something else than the
+    /// runs. Nothing is lost by it.
+    pub index_faults: u64,
 }
 
 /// What a drive answers.

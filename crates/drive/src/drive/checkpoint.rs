@@ -7,6 +7,8 @@
 //! 3. The run is fed to the index, which may thus be ahead of the manifest: replay never asks it.
 //! 4. The manifest is stored: from here replay starts behind the batch.
 //! 5. The run answers, then the frozen overlay goes, then segments are recycled.
+//!
+//! After each checkpoint and merge a stretch of the index is compared with the runs (INV-INDEX-1).
 
 use std::sync::Arc;
 
@@ -133,6 +135,11 @@ impl Background {
         self.index_opened && self.keeper.wants_rebuild()
     }
 
+    /// How often the index was set aside.
+    pub(super) fn index_faults(&self) -> u64 {
+        self.keeper.faults()
+    }
+
     fn store(&self) -> Store {
         Store {
             manifests: self.manifests.clone(),
@@ -167,11 +174,13 @@ impl Store {
         }
         let runs = run.iter().map(|run| run.meta().clone()).chain(self.runs.set().metas());
         let checkpoint = Checkpoint { runs: runs.collect(), ..frozen.checkpoint.clone() };
-        self.put(checkpoint, |runs| {
+        let stored = self.put(checkpoint, |runs| {
             if let Some(run) = run {
                 runs.install_newest(run);
             }
-        })
+        })?;
+        self.keeper.sample(&self.runs, &frozen.checkpoint.rot);
+        Ok(stored)
     }
 
     /// Merges runs, and lets a manifest name the outcome at the same position.
@@ -182,7 +191,9 @@ impl Store {
                 tracing::warn!("runs to be merged are no longer side by side");
             }
             let checkpoint = Checkpoint { runs: self.runs.set().metas(), ..last };
-            self.put(checkpoint, |_| ())
+            let stored = self.put(checkpoint, |_| ())?;
+            self.keeper.sample(&self.runs, &stored.0.rot);
+            Ok(stored)
         });
         match stored {
             Ok((checkpoint, oldest)) => Stored::Yes(checkpoint, oldest),

@@ -386,6 +386,7 @@ impl Drive {
             repairs: facts.repairs,
             open_count: facts.open_count,
             syncs: self.syncs.load(Ordering::Relaxed),
+            index_faults: self.background.index_faults(),
         }
     }
 

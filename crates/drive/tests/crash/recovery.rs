@@ -13,7 +13,7 @@ use holdfast_drive::{
     meta_index::MemoryMedium,
 };
 use holdfast_register::ShardStatus;
-use holdfast_types::{Geometry, OperationId, RegisterKey};
+use holdfast_types::{DriveState, Geometry, OperationId, RegisterKey};
 
 use crate::{
     model::Model,
@@ -35,6 +35,11 @@ impl World {
             MOVED.fetch_add(given_back.shards, Ordering::Relaxed);
             VOLUMES_GONE.fetch_add(given_back.volumes, Ordering::Relaxed);
             SEGMENTS_GONE.fetch_add(given_back.segments, Ordering::Relaxed);
+            let facts = drive.facts();
+            // Nobody touches the index while it is open: what merges say of it is true (INV-INDEX-1).
+            let hurt = self.plan == Plan::Rot || self.disk.is_off();
+            let hurt = hurt || facts.state == DriveState::Faulty;
+            assert!(hurt || facts.index_faults == 0, "seed {}: the index is accused", self.seed);
         }
         self.batch = None;
         self.outcome = None;

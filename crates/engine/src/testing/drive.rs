@@ -449,6 +449,7 @@ impl MemoryDrive {
             repairs: 0,
             open_count: self.open,
             syncs: self.accepts,
+            index_faults: 0,
         }
     }
 

@@ -232,6 +232,7 @@ fn facts(facts: &DriveFacts) -> v1::DriveFacts {
         repairs: facts.repairs,
         open_count: facts.open_count,
         syncs: facts.syncs,
+        index_faults: facts.index_faults,
     }
 }
 
@@ -249,5 +250,6 @@ fn read_facts(message: v1::DriveFacts) -> Result<DriveFacts, WireError> {
         repairs: message.repairs,
         open_count: message.open_count,
         syncs: message.syncs,
+        index_faults: message.index_faults,
     })
 }

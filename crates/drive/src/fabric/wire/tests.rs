@@ -243,6 +243,7 @@ fn facts(state: DriveState) -> DriveReply {
         repairs: 5,
         open_count: 6,
         syncs: 7,
+        index_faults: 2,
     })
 }
 
