@@ -266,3 +266,19 @@ async fn what_nobody_reads_is_scrubbed_and_healed() {
     let silent: Vec<_> = view.drives.iter().filter(|row| !row.error.is_empty()).collect();
     assert!(silent.len() == 2 && silent.iter().all(|row| row.node == "http://node2:9000"));
 }
+
+/// Goal: a drive that was asked before its node was up counts as up once it is, though nobody sends anything.
+/// The story: nodes ask for memberships while they start. One that started first took the drives of the others
+/// to be down, nobody probed them, and its healer found too few drives to restore from, until a client came by. Method:
+/// ask while a node is away; let it back; no traffic.
+#[tokio::test(start_paused = true)]
+async fn drives_that_were_asked_too_early_are_probed() {
+    let world = World::new(4, 1);
+    world.nodes[2].set_all_down(true);
+    assert_eq!(world.engine.short_set().await, None);
+    let health = || world.engine.set_for(&register("k")).shared.health.down_count();
+    assert_eq!(health(), 1);
+    world.nodes[2].set_all_down(false);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(health(), 0);
+}
