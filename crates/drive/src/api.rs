@@ -7,8 +7,10 @@ use bytes::Bytes;
 use holdfast_register::{HolderMask, KeyView, Refusal, ShardStatus};
 use holdfast_types::{
     Ballot, BucketStamp, DriveId, DriveState, Entry, ErrorClass, Geometry, HybridTime, Keyspace,
-    OperationId, RegisterKey, SetEpoch, SetIndex, ShardIndex, VersionId,
+    OperationId, RegisterKey, ScrubOrder, SetEpoch, SetIndex, ShardIndex, VersionId,
 };
+
+use crate::scrub::ScrubStatus;
 
 pub use crate::member::{
     Begin, Gap, IndexEntry, IndexLine, IndexPage, Issue, Issued, ListIndex, MemberReply,
@@ -311,6 +313,8 @@ pub enum DriveRequest {
     /// -> [`DriveReply::Accepted`] with what is known of the shard now, durably; [`DriveReply::Done`]
     /// when nothing here names the operation any more.
     Verify(Verify),
+    /// -> [`DriveReply::Scrub`]
+    Scrub(ScrubOrder),
     /// How drives come and go; see [`crate::member`].
     Member(MemberRequest),
 }
@@ -332,6 +336,7 @@ impl DriveRequest {
             Self::Pin(_) => "pin",
             Self::Facts => "facts",
             Self::Verify(_) => "verify",
+            Self::Scrub(_) => "scrub",
             Self::Member(_) => "member",
         }
     }
@@ -385,6 +390,8 @@ pub enum DriveReply {
     Chores(Vec<Chore>),
     /// Facts.
     Facts(DriveFacts),
+    /// How the scrub stands.
+    Scrub(ScrubStatus),
     /// How drives come and go.
     Member(MemberReply),
     /// Done.

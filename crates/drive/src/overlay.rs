@@ -190,6 +190,17 @@ impl Layers {
         self.overlay.put(key, value.map(Arc::new), gate, was_absent && !self.replaying);
     }
 
+    /// What lies above the base in a range of keys: older values of a key first.
+    pub fn recent<'a>(
+        &'a self,
+        start: &[u8],
+        end: &[u8],
+    ) -> impl Iterator<Item = (&'a Bytes, Option<&'a Value>)> {
+        let layers = self.frozen.as_deref().into_iter().chain([&self.overlay]);
+        let slots = layers.flat_map(|layer| layer.range(start, Some(end)).collect::<Vec<_>>());
+        slots.map(|(key, slot)| (key, slot.value.as_deref()))
+    }
+
     /// Sets the overlay aside to be written as a run; changes go to a new one from now on.
     ///
     /// # Panics

@@ -36,6 +36,9 @@ const PARTS_PROBED_MAX: usize = 64;
 /// Shards looked for at once.
 const PROBES: usize = 16;
 
+/// What each drive answered, or why it did not.
+pub(crate) type Answers = BTreeMap<DriveId, Result<DriveReply, String>>;
+
 type Facts = BTreeMap<DriveId, Result<DriveFacts, String>>;
 
 impl Engine {
@@ -111,8 +114,14 @@ impl Engine {
         self.layout.nodes.iter().enumerate().map(view).collect()
     }
 
-    /// What every drive says of itself, one message a node.
+    /// What every drive says of itself.
     async fn facts(&self) -> Facts {
+        let answers = self.ask_every_drive(&DriveRequest::Facts).await;
+        answers.into_iter().map(|(drive, answer)| (drive, facts_of(answer))).collect()
+    }
+
+    /// Asks every drive, one message a node.
+    pub(crate) async fn ask_every_drive(&self, request: &DriveRequest) -> Answers {
         let mut by_node: BTreeMap<NodeIndex, Vec<DriveId>> = BTreeMap::new();
         for slot in self.current_layout().sets().flat_map(|set| &set.drives) {
             by_node.entry(slot.node).or_default().push(slot.drive);
@@ -120,11 +129,11 @@ impl Engine {
         let calls = by_node.into_iter().map(|(node, drives)| {
             let node = self.nodes[node.get()].clone();
             async move {
-                let batch = drives.iter().map(|drive| (*drive, DriveRequest::Facts)).collect();
+                let batch = drives.iter().map(|drive| (*drive, request.clone())).collect();
                 let call = node.call(FACTS_WAIT, batch);
                 let answers = tokio::time::timeout(FACTS_WAIT * 2, call).await.unwrap_or_default();
                 let mut answers = answers.into_iter();
-                let each = |drive| (drive, facts_of(answers.next()));
+                let each = |drive| (drive, answer_of(answers.next()));
                 drives.into_iter().map(each).collect::<Vec<_>>()
             }
         });
@@ -277,12 +286,18 @@ async fn probe(target: &Target, shard: u8) -> ShardState {
     }
 }
 
-fn facts_of(answer: Option<DriveResult>) -> Result<DriveFacts, String> {
+fn answer_of(answer: Option<DriveResult>) -> Result<DriveReply, String> {
     match answer {
-        Some(Ok(DriveReply::Facts(facts))) => Ok(facts),
-        Some(Ok(_)) => Err("unexpected reply".to_owned()),
+        Some(Ok(reply)) => Ok(reply),
         Some(Err(error)) => Err(describe(&error)),
         None => Err("no answer from its node".to_owned()),
+    }
+}
+
+fn facts_of(answer: Result<DriveReply, String>) -> Result<DriveFacts, String> {
+    match answer? {
+        DriveReply::Facts(facts) => Ok(facts),
+        _ => Err("unexpected reply".to_owned()),
     }
 }
 

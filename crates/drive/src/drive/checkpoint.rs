@@ -125,6 +125,11 @@ impl Background {
         Arc::new(IndexedBase::new(self.runs.clone(), self.keeper.clone()))
     }
 
+    /// The runs.
+    pub(super) const fn runs(&self) -> &Arc<RunStore> {
+        &self.runs
+    }
+
     /// Bytes of all runs: what a merge of them writes at most.
     pub(super) fn run_bytes(&self) -> u64 {
         self.last.runs.iter().map(|run| run.bytes).sum()
@@ -250,6 +255,7 @@ impl Drive {
                 segments: self.segment_uses(log.batch - 1),
                 runs: Vec::new(),
                 rot: self.table.layers.rot().clone(),
+                scrub: self.table.scrub.settled(),
             },
             overlay: self.table.layers.freeze(),
         };

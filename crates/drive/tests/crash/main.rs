@@ -23,7 +23,7 @@ use std::{
 };
 
 use holdfast_drive::disk_sim::Mishap;
-use recovery::{MOVED, SEGMENTS_GONE, VOLUMES_GONE};
+use recovery::{MOVED, SCRUBS, SEGMENTS_GONE, VOLUMES_GONE};
 use world::{Plan, World};
 
 /// Sequences of the run in CI, over the first and the last test.
@@ -76,8 +76,9 @@ fn run_each(count: u64, run: impl Fn(u64) + Sync) {
 #[test]
 fn acknowledged_records_survive_any_crash() {
     run_all(90, |seed| World::new(seed, Plan::Crashes).run());
-    let counts = [&MOVED, &VOLUMES_GONE, &SEGMENTS_GONE].map(|n| n.load(Ordering::Relaxed));
-    println!("moved shards, volumes and segments given back: {counts:?}");
+    let counts = [&MOVED, &VOLUMES_GONE, &SEGMENTS_GONE, &SCRUBS];
+    let counts = counts.map(|n| n.load(Ordering::Relaxed));
+    println!("moved shards, volumes and segments given back, scrubs: {counts:?}");
     let many = from_env("HOLDFAST_SEED").is_none() && from_env("HOLDFAST_SEQUENCES").is_none();
     assert!(!many || counts.iter().all(|count| *count > 100), "sequences have to meet these");
 }

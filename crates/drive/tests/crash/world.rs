@@ -232,7 +232,8 @@ impl World {
             71..=84 => self.log_work(),
             85..=92 => self.background_work(),
             93..=94 => self.tend(),
-            95 => self.drive().begin_checkpoint(),
+            95 if self.one_in(2) => self.drive().begin_checkpoint(),
+            95 => self.order_scrub(),
             96 => self.abandon_upload(),
             _ => self.clock.advance_micros(self.below(2_000_000)),
         }

@@ -61,6 +61,7 @@ pub struct MemoryDrive {
     pub(super) refuse_writes: Option<Refusal>,
     pub(super) counts: bool,
     pub(super) full: bool,
+    pub(super) scrubbed: holdfast_drive::scrub::Book,
     /// Accepts done, for tests that count them.
     pub accepts: u64,
 }
@@ -91,6 +92,7 @@ impl MemoryDrive {
             refuse_writes: None,
             counts: true,
             full: false,
+            scrubbed: holdfast_drive::scrub::Book::default(),
             accepts: 0,
         }
     }
@@ -189,6 +191,7 @@ impl MemoryDrive {
                 Ok(DriveReply::Done)
             }
             DriveRequest::Facts => Ok(DriveReply::Facts(self.facts())),
+            DriveRequest::Scrub(order) => Ok(DriveReply::Scrub(self.scrub(now, order))),
             DriveRequest::Verify(verify) => self.verify(now, &verify),
             DriveRequest::Member(request) => self.member(now, request),
         }

@@ -63,6 +63,7 @@ fn reply(reply: &DriveReply) -> v1::DriveReply {
         }
         DriveReply::Facts(known) => Reply::Facts(facts(known)),
         DriveReply::Done => Reply::Done(true),
+        DriveReply::Scrub(status) => Reply::Scrub(super::scrub::status(status)),
         DriveReply::Member(told) => Reply::Member(super::member::reply(told)),
     };
     v1::DriveReply { reply: Some(kind) }
@@ -82,6 +83,7 @@ fn read_reply(message: v1::DriveReply) -> Result<DriveReply, WireError> {
         }
         Reply::Facts(known) => DriveReply::Facts(read_facts(known)?),
         Reply::Done(_) => DriveReply::Done,
+        Reply::Scrub(status) => DriveReply::Scrub(super::scrub::read_status(&status)?),
         Reply::Member(told) => DriveReply::Member(super::member::read_reply(told)?),
     })
 }

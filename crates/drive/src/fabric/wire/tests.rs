@@ -11,13 +11,16 @@ use holdfast_register::{
 };
 use holdfast_types::{
     Ballot, BucketEpoch, BucketId, BucketPhase, BucketStamp, DriveId, DriveState, Entry, EntryKind,
-    ErrorClass, Geometry, HybridTime, Keyspace, OperationId, RegisterKey, SetEpoch, SetIndex,
-    ShardIndex, VersionId, WriterId,
+    ErrorClass, Geometry, HybridTime, Keyspace, OperationId, RegisterKey, ScrubOrder, SetEpoch,
+    SetIndex, ShardIndex, VersionId, WriterId,
 };
 use prost::Message;
 
 use super::{call, drive_error, read_call, read_drive_error, read_result, result};
-use crate::api::*;
+use crate::{
+    api::*,
+    scrub::{Count, Pass, Phase, ScrubStatus},
+};
 
 fn ballot(n: u64) -> Ballot {
     Ballot { generation: 2, time: HybridTime(n), writer: WriterId(u128::from(n) << 70) }
@@ -93,6 +96,11 @@ fn requests() -> Vec<DriveRequest> {
             ttl_micros: 0,
         }),
         DriveRequest::Facts,
+        DriveRequest::Scrub(ScrubOrder::Status),
+        DriveRequest::Scrub(ScrubOrder::Start),
+        DriveRequest::Scrub(ScrubOrder::Pause),
+        DriveRequest::Scrub(ScrubOrder::Resume),
+        DriveRequest::Scrub(ScrubOrder::Rate(17)),
         DriveRequest::Verify(Verify {
             scope,
             key: key.clone(),
@@ -276,6 +284,23 @@ fn results() -> Vec<DriveResult> {
         Ok(DriveReply::Chores(vec![chore])),
         Ok(DriveReply::Done),
     ];
+    let pass = Pass {
+        pass: 1,
+        started_at: 2,
+        finished_at: 3,
+        read: Count { shards: 4, bytes: 5 },
+        missed: Count { shards: 6, bytes: 7 },
+        found: 8,
+        run_bytes: 9,
+        run_missed: 10,
+    };
+    for phase in [Phase::Idle, Phase::Shards, Phase::Runs] {
+        let owed = Count { shards: 11, bytes: 12 };
+        let (rate, runs_left, last, complete) = (13, 14, Some(pass), None);
+        let paused = true;
+        let status = ScrubStatus { phase, paused, rate, pass, owed, runs_left, last, complete };
+        all.push(Ok(DriveReply::Scrub(status)));
+    }
     all.extend(member_replies().into_iter().map(|reply| Ok(DriveReply::Member(reply))));
     for status in [ShardStatus::NoData, ShardStatus::Present, ShardStatus::Missing] {
         all.push(Ok(DriveReply::Accepted(status)));
