@@ -141,7 +141,7 @@ fn a_delete_looks_up_each_key_once() {
     // As its checkpoint would say.
     let used = table.segments.entry(1).or_default();
     (used.live_shards, used.live_bytes) = (1, 25);
-    table.facts.used_bytes = 25;
+    (table.facts.shards, table.facts.used_bytes) = (1, 25);
 
     table.key(&key("k")).unwrap();
     let tombstone = Entry { kind: EntryKind::Tombstone, ..entry(2, Geometry::EMPTY) };
