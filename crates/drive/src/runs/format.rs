@@ -27,9 +27,9 @@ use xxhash_rust::xxh3::Xxh3;
 use super::{RunContent, RunId, RunItem};
 use crate::{checkpoint::VALUE_BYTES_MAX, meta_index::Lsn};
 
-/// A block is closed when it has reached this: small enough for a point read, large enough that the
-/// fences of ten million items stay within tens of megabytes.
-pub const BLOCK_BYTES_TARGET: usize = 32 << 10;
+/// A block is closed when it has reached this. A look-up reads, verifies and walks one: at 32 KiB it cost
+/// twice as much. The fences, one a block, take 2.4 bytes of memory an object more for it.
+pub const BLOCK_BYTES_TARGET: usize = 8 << 10;
 
 /// The longest key: an escaped part name of 1,024 zero bytes, twice over, and its frame.
 pub const KEY_BYTES_MAX: usize = 8 << 10;
@@ -183,22 +183,18 @@ impl BlockItems {
         }
     }
 
-    /// Reads the next item without its key, which [`Self::key`] shows; `None` at the end.
+    /// Reads the next item whole whose key is not below `start`; passes by those before it.
     ///
     /// # Errors
     /// As [`Self::advance`].
-    pub fn step(&mut self) -> Result<Option<(Lsn, RunContent)>, CodecError> {
-        let passed = self.advance()?;
-        Ok(passed.map(|passed| (passed.lsn, self.content(&passed))))
-    }
-
-    /// Reads the next item whole.
-    ///
-    /// # Errors
-    /// As [`Self::step`].
-    pub fn next_item(&mut self) -> Result<Option<RunItem>, CodecError> {
-        let Some((lsn, content)) = self.step()? else { return Ok(None) };
-        Ok(Some(RunItem { key: Bytes::copy_from_slice(&self.key), lsn, content }))
+    pub fn next_from(&mut self, start: &[u8]) -> Result<Option<RunItem>, CodecError> {
+        while let Some(passed) = self.advance()? {
+            if &self.key[..] >= start {
+                let key = Bytes::copy_from_slice(&self.key);
+                return Ok(Some(RunItem { key, lsn: passed.lsn, content: self.content(&passed) }));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -224,58 +220,128 @@ pub struct Fence {
     pub highest: Ballot,
 }
 
-/// The fences of a run and its last key.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+/// Fences as they are written: one a block, by rising key.
+#[derive(Debug, Default)]
+pub struct FencesWriter {
+    out: Writer,
+    blocks: u64,
+}
+
+impl FencesWriter {
+    /// Adds the next block.
+    pub fn push(&mut self, fence: &Fence) {
+        self.out.varint(fence.offset);
+        self.out.varint(fence.len.into());
+        self.out.blob(&fence.first);
+        fence.highest.encode(&mut self.out);
+        self.blocks += 1;
+    }
+
+    /// Blocks so far.
+    #[must_use]
+    pub const fn blocks(&self) -> u64 {
+        self.blocks
+    }
+
+    /// The form of the file, without its checksum; `last` is the last key of the run.
+    #[must_use]
+    pub fn finish(mut self, last: &[u8]) -> Vec<u8> {
+        self.out.blob(last);
+        self.out.into_bytes()
+    }
+}
+
+/// The fences of an open run: as they lie in the file, and where each begins. Tens of millions of items
+/// have a million of them, so that what one costs in memory counts.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fences {
-    /// One a block, by rising key.
-    pub blocks: Vec<Fence>,
-    /// The last key of the run.
-    pub last: Bytes,
+    bytes: Bytes,
+    begins: Vec<u32>,
 }
 
 impl Fences {
-    /// The form of the file, without its checksum.
-    #[must_use]
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let mut out = Writer::new();
-        for fence in &self.blocks {
-            out.varint(fence.offset);
-            out.varint(fence.len.into());
-            out.blob(&fence.first);
-            fence.highest.encode(&mut out);
-        }
-        out.blob(&self.last);
-        out.into_bytes()
-    }
-
-    /// The inverse of [`Self::to_bytes`] for `count` blocks in a file whose blocks end at `end`.
+    /// The inverse of [`FencesWriter::finish`] for `count` blocks in a file whose blocks end at `end`.
     ///
     /// # Errors
     /// [`CodecError`] when the bytes are not fences of adjoining blocks by rising key.
-    pub fn from_bytes(bytes: &Bytes, count: u64, end: u64) -> Result<Self, CodecError> {
-        let mut input = Reader::new(bytes);
-        let mut blocks: Vec<Fence> = Vec::new();
+    pub fn from_bytes(bytes: Bytes, count: u64, end: u64) -> Result<Self, CodecError> {
+        let mut input = Reader::new(&bytes);
+        let mut begins = Vec::new();
         let mut expected = 0_u64;
+        let mut before: Option<&[u8]> = None;
         for _ in 0..count {
-            let offset = input.varint()?;
-            let len = input.narrow::<u32>()?;
-            let first = bytes.slice_ref(input.blob()?);
-            let highest = Ballot::decode(&mut input)?;
-            let rises = blocks.last().is_none_or(|before| before.first < first);
+            let begin = u32::try_from(bytes.len() - input.remaining());
+            begins.push(begin.map_err(|_| CodecError::Unknown("fence"))?);
+            let (offset, len, first, _) = read_fence(&mut input)?;
+            let rises = before.is_none_or(|before| before < first);
             let sane = (CHECKSUM_BYTES..=BLOCK_BYTES_MAX).contains(&(len as usize));
             if offset != expected || !rises || !sane {
                 return Err(CodecError::Unknown("fence"));
             }
             expected = offset + u64::from(len);
-            blocks.push(Fence { offset, len, first, highest });
+            before = Some(first);
         }
-        let last = bytes.slice_ref(input.blob()?);
+        input.blob()?;
         input.finish()?;
         if expected != end {
             return Err(CodecError::Unknown("end of blocks"));
         }
-        Ok(Self { blocks, last })
+        begins.shrink_to_fit();
+        Ok(Self { bytes, begins })
     }
+
+    /// Blocks there are.
+    #[must_use]
+    pub const fn blocks(&self) -> usize {
+        self.begins.len()
+    }
+
+    fn read(&self, block: usize) -> Option<(u64, u32, &[u8], Ballot)> {
+        let begin = *self.begins.get(block)? as usize;
+        let read = read_fence(&mut Reader::new(&self.bytes[begin..]));
+        Some(read.expect("it was read when the run was opened"))
+    }
+
+    /// The fence of a block; `None` behind the last.
+    #[must_use]
+    pub fn get(&self, block: usize) -> Option<Fence> {
+        let (offset, len, first, highest) = self.read(block)?;
+        Some(Fence { offset, len, first: self.bytes.slice_ref(first), highest })
+    }
+
+    /// Where the blocks end in the file.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        let last = self.blocks().checked_sub(1).and_then(|last| self.read(last));
+        last.map_or(0, |(offset, len, ..)| offset + u64::from(len))
+    }
+
+    /// The first key of a block; `None` behind the last.
+    #[must_use]
+    pub fn first(&self, block: usize) -> Option<&[u8]> {
+        self.read(block).map(|(_, _, first, _)| first)
+    }
+
+    /// Blocks whose first key is not above `key`: the last of them holds `key`, if any does.
+    #[must_use]
+    pub fn upto(&self, key: &[u8]) -> usize {
+        let first_of = |begin: &u32| {
+            let mut input = Reader::new(&self.bytes[*begin as usize..]);
+            let first = input.varint().and_then(|_| input.varint()).and_then(|_| input.blob());
+            first.expect("it was read when the run was opened")
+        };
+        self.begins.partition_point(|begin| first_of(begin) <= key)
+    }
+
+    /// Bytes in memory.
+    #[must_use]
+    pub const fn memory_bytes(&self) -> usize {
+        self.bytes.len() + self.begins.len() * size_of::<u32>()
+    }
+}
+
+fn read_fence<'a>(input: &mut Reader<'a>) -> Result<(u64, u32, &'a [u8], Ballot), CodecError> {
+    Ok((input.varint()?, input.narrow::<u32>()?, input.blob()?, Ballot::decode(input)?))
 }
 
 /// The end of a run file, from which it is opened.

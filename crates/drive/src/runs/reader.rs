@@ -96,8 +96,7 @@ impl Run {
     #[must_use]
     pub fn resident_bytes(&self) -> usize {
         let Some(body) = &self.body else { return 0 };
-        let fences = body.fences.blocks.iter().map(|f| f.first.len() + size_of_val(f));
-        fences.sum::<usize>() + body.filter.as_ref().map_or(0, Filter::bytes)
+        body.fences.memory_bytes() + body.filter.as_ref().map_or(0, Filter::bytes)
     }
 
     /// Whether keys that begin with `part`, a [`filtered_part`], may be held.
@@ -119,8 +118,7 @@ impl Run {
         if !self.may_hold(filtered_part(key)) {
             return Ok(None);
         }
-        let number = body.fences.blocks.partition_point(|fence| fence.first <= key);
-        let Some(number) = number.checked_sub(1) else { return Ok(None) };
+        let Some(number) = body.fences.upto(key).checked_sub(1) else { return Ok(None) };
         let mut items = BlockItems::new(self.block(number, true, patience)?);
         loop {
             let passed = items.advance().map_err(|_| RunError::Rotten(self.range_of(number)))?;
@@ -139,7 +137,7 @@ impl Run {
     /// Blocks it has; 0 when its frame cannot be read.
     #[must_use]
     pub fn block_count(&self) -> usize {
-        self.body.as_ref().map_or(0, |body| body.fences.blocks.len())
+        self.body.as_ref().map_or(0, |body| body.fences.blocks())
     }
 
     /// Reads block `number` from the medium, past all caches, and verifies it; its length.
@@ -148,7 +146,7 @@ impl Run {
     /// [`RunError`].
     pub fn verify_block(&self, number: usize) -> Result<u64, RunError> {
         let body = self.body()?;
-        let fence = &body.fences.blocks[number];
+        let fence = body.fences.get(number).expect("numbers are below the count of blocks");
         let mut bytes = vec![0; fence.len as usize];
         match body.file.read_medium(fence.offset, &mut bytes) {
             Err(error) if error.kind == DiskErrorKind::Short => {
@@ -167,7 +165,7 @@ impl Run {
     /// When the device fails.
     pub fn verify_frame(&self) -> Result<Option<u64>, DiskError> {
         let Some(body) = &self.body else { return Ok(None) };
-        let blocks = body.fences.blocks.last().map_or(0, |last| last.offset + u64::from(last.len));
+        let blocks = body.fences.end();
         let len = self.meta.bytes.saturating_sub(blocks);
         let mut bytes = vec![0; len.min(SECTION_BYTES_MAX) as usize];
         match body.file.read_medium(blocks, &mut bytes) {
@@ -187,7 +185,7 @@ impl Run {
             return Ok(block);
         }
         let body = self.body()?;
-        let fence = &body.fences.blocks[number];
+        let fence = body.fences.get(number).expect("who asks has looked at the fences");
         let mut bytes = vec![0; fence.len as usize];
         let read = match patience {
             Patience::Waits => body.file.read_at(fence.offset, &mut bytes).map(|()| true),
@@ -213,11 +211,11 @@ impl Run {
     /// The keys between the fences of block `number`, which is rotten.
     fn range_of(&self, number: usize) -> RottenRange {
         let Some(body) = &self.body else { return self.whole_range() };
-        let fence = &body.fences.blocks[number];
-        let next = body.fences.blocks.get(number + 1).map(|next| next.first.clone());
+        let fence = body.fences.get(number).expect("who asks has looked at the fences");
+        let next = body.fences.get(number + 1).map(|next| next.first);
         self.note(RottenRange {
             run: self.meta.id,
-            start: fence.first.clone(),
+            start: fence.first,
             end: Some(next.unwrap_or_else(|| just_after(&self.meta.last))),
             highest: fence.highest,
             upto: self.meta.lsn_max,
@@ -262,7 +260,7 @@ fn open_body(disk: &dyn Disk, seal: RunSeal, meta: &RunMeta) -> Result<Option<Bo
     file.read_at(at, &mut bytes)?;
     let Ok(footer) = Footer::from_bytes(&bytes, seal) else { return Ok(None) };
     let fences = read_section(&*file, seal, Place::Fences, footer.fences)?;
-    let parsed = fences.map(|bytes| Fences::from_bytes(&bytes, footer.blocks, footer.fences.0));
+    let parsed = fences.map(|bytes| Fences::from_bytes(bytes, footer.blocks, footer.fences.0));
     let Some(Ok(fences)) = parsed else { return Ok(None) };
     let filter = read_section(&*file, seal, Place::Filter, footer.filter)?;
     Ok(Some(Body { file, fences, filter: filter.and_then(Filter::from_bytes) }))
@@ -326,9 +324,7 @@ impl RunCursor {
         keep: bool,
         patience: Patience,
     ) -> Self {
-        let after = run.body.as_ref().map_or(0, |body| {
-            body.fences.blocks.partition_point(|fence| &fence.first[..] <= start)
-        });
+        let after = run.body.as_ref().map_or(0, |body| body.fences.upto(start));
         let start = Bytes::copy_from_slice(start);
         let end = end.map(Bytes::copy_from_slice);
         Self { run, block: after.saturating_sub(1), items: None, start, end, keep, patience }
@@ -345,7 +341,7 @@ impl RunCursor {
                 return Ok(None);
             }
             let Some(items) = &mut self.items else { return Ok(None) };
-            let read = items.next_item();
+            let read = items.next_from(&self.start);
             match read {
                 Err(_) => {
                     let range = self.run.range_of(self.block);
@@ -353,7 +349,6 @@ impl RunCursor {
                     return Err(RunError::Rotten(range));
                 }
                 Ok(None) => self.leave_block(),
-                Ok(Some(item)) if item.key < self.start => {}
                 Ok(Some(item)) if self.is_past(&item.key) => {
                     self.block = usize::MAX;
                     self.items = None;
@@ -371,8 +366,8 @@ impl RunCursor {
     /// Loads the block the cursor stands before; `false` at the end of the range.
     fn enter_block(&mut self) -> Result<bool, RunError> {
         let first = match &self.run.body {
-            Some(body) => body.fences.blocks.get(self.block).map(|fence| fence.first.clone()),
-            None if self.block == 0 => Some(self.run.meta.first.clone()),
+            Some(body) => body.fences.first(self.block),
+            None if self.block == 0 => Some(&self.run.meta.first[..]),
             None => None,
         };
         let Some(first) = first.filter(|first| !self.is_past(first)) else { return Ok(false) };

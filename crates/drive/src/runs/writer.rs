@@ -8,7 +8,9 @@ use holdfast_types::{Ballot, DriveId, codec::Writer};
 use super::{
     RUNS_FOLDER, RunContent, RunError, RunId, RunItem, RunMeta,
     filter::FilterBuilder,
-    format::{BLOCK_BYTES_TARGET, Fence, Fences, Footer, KEY_BYTES_MAX, Place, RunSeal, push_item},
+    format::{
+        BLOCK_BYTES_TARGET, Fence, FencesWriter, Footer, KEY_BYTES_MAX, Place, RunSeal, push_item,
+    },
 };
 use crate::{
     checkpoint::VALUE_BYTES_MAX,
@@ -25,7 +27,7 @@ pub struct RunWriter {
     file: Arc<dyn DiskFile>,
     seal: RunSeal,
     filter: FilterBuilder,
-    fences: Fences,
+    fences: FencesWriter,
     block: Writer,
     block_highest: Ballot,
     block_first: Bytes,
@@ -63,7 +65,7 @@ impl RunWriter {
             file,
             seal: RunSeal { drive, run: id },
             filter: FilterBuilder::for_keys(items_max),
-            fences: Fences::default(),
+            fences: FencesWriter::default(),
             block: Writer::new(),
             block_highest: Ballot::ZERO,
             block_first: Bytes::new(),
@@ -117,10 +119,10 @@ impl RunWriter {
 
     fn end_block(&mut self) -> Result<(), RunError> {
         let mut bytes = std::mem::take(&mut self.block).into_bytes();
-        let number = self.fences.blocks.len() as u64;
+        let number = self.fences.blocks();
         self.seal.seal(Place::Block(number), &mut bytes);
         let highest = std::mem::take(&mut self.block_highest);
-        self.fences.blocks.push(Fence {
+        self.fences.push(&Fence {
             offset: self.written + self.buffer.len() as u64,
             len: u32::try_from(bytes.len()).expect("bounded by BLOCK_BYTES_MAX"),
             first: std::mem::take(&mut self.block_first),
@@ -154,14 +156,15 @@ impl RunWriter {
         if !self.block.is_empty() {
             self.end_block()?;
         }
-        self.fences.last = self.meta.last.clone();
-        let fences = self.append(Place::Fences, self.fences.to_bytes());
+        let blocks = self.fences.blocks();
+        let fences = std::mem::take(&mut self.fences).finish(&self.meta.last);
+        let fences = self.append(Place::Fences, fences);
         let filter = std::mem::replace(&mut self.filter, FilterBuilder::for_keys(0));
         let filter = self.append(Place::Filter, filter.into_bytes());
         let footer = Footer {
             items: self.meta.items,
             removals: self.meta.removals,
-            blocks: self.fences.blocks.len() as u64,
+            blocks,
             lsn_min: self.meta.lsn_min,
             lsn_max: self.meta.lsn_max,
             fences,
