@@ -96,11 +96,6 @@ fn requests() -> Vec<DriveRequest> {
             ttl_micros: 0,
         }),
         DriveRequest::Facts,
-        DriveRequest::Scrub(ScrubOrder::Status),
-        DriveRequest::Scrub(ScrubOrder::Start),
-        DriveRequest::Scrub(ScrubOrder::Pause),
-        DriveRequest::Scrub(ScrubOrder::Resume),
-        DriveRequest::Scrub(ScrubOrder::Rate(17)),
         DriveRequest::Verify(Verify {
             scope,
             key: key.clone(),
@@ -109,6 +104,7 @@ fn requests() -> Vec<DriveRequest> {
             shard: ShardIndex(15),
         }),
     ];
+    all.extend(scrub_orders());
     for kind in [ChoreKind::Repairs, ChoreKind::Unsettled, ChoreKind::Tombstones] {
         let after = (kind == ChoreKind::Repairs).then(Bytes::new);
         all.push(DriveRequest::ListChores(ListChores { kind, age_micros: 1, after, limit: 9 }));
@@ -219,6 +215,11 @@ fn view() -> KeyView {
         remembers: true,
         counts: false,
     }
+}
+
+fn scrub_orders() -> impl Iterator<Item = DriveRequest> {
+    use ScrubOrder::{Pause, Rate, Resume, Start, Status};
+    [Status, Start, Pause, Resume, Rate(17)].into_iter().map(DriveRequest::Scrub)
 }
 
 fn refusals() -> Vec<Refusal> {
