@@ -7,11 +7,13 @@
 //! |---|---|
 //! | `client` | one signed request |
 //! | `members` | drives, sets and healing: which nodes are asked |
+//! | `scrub` | the scrub: orders and its table |
 //! | `sign` | signature version 4 of a request without a body |
 //! | `tables` | tables for people |
 
 mod client;
 mod members;
+mod scrub;
 mod sign;
 mod tables;
 
@@ -60,6 +62,10 @@ enum Subject {
     /// Rebuilding and healing, at every node.
     #[command(subcommand)]
     Heal(HealCommand),
+    /// The scrub of every drive, at every node: each live byte is read again, and rot that no reader met
+    /// is found and healed.
+    #[command(subcommand)]
+    Scrub(ScrubCommand),
     /// Objects.
     #[command(subcommand)]
     Object(ObjectCommand),
@@ -135,6 +141,23 @@ enum HealCommand {
 }
 
 #[derive(Subcommand)]
+enum ScrubCommand {
+    /// Begin a pass now; one that is held goes on. Passes begin by themselves every seven days.
+    Start,
+    /// How far each drive is, what it found, and when it last read every live byte.
+    Status,
+    /// Hold it.
+    Pause,
+    /// Let it go on.
+    Resume,
+    /// How fast each drive reads.
+    Rate {
+        /// Bytes a second.
+        bytes: u64,
+    },
+}
+
+#[derive(Subcommand)]
 enum ObjectCommand {
     /// Where each shard of an object lies.
     Locate {
@@ -173,6 +196,7 @@ async fn run(arguments: Arguments) -> Result<String, ClientError> {
             | DriveCommand::Replace { .. }),
         ) => members::drive(&client, &command, json).await,
         Subject::Set(command) => members::set(&client, command, json).await,
+        Subject::Scrub(command) => scrub::scrub(&client, &command, json).await,
         Subject::Heal(command) => members::heal(&client, &command, json).await,
         Subject::Cluster(ClusterCommand::Info) => {
             let view = client.get("/_admin/v1/cluster", &[]).await?;

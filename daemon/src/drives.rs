@@ -17,6 +17,9 @@ use crate::{
     forming::{Found, Surveyed},
 };
 
+/// How often each drive reads every live byte again: in the week the field's arrays are told to.
+const SCRUB_EVERY_MICROS: u64 = 7 * 24 * 3600 * 1_000_000;
+
 /// Opens this node's drives in the background.
 ///
 /// # Errors
@@ -39,7 +42,10 @@ pub fn open(
         name: layout.nodes[me.get()].url.clone(),
         cluster: layout.cluster,
         seats: surveyed.iter().map(seat).collect(),
-        options: DriveOptions::default(),
+        options: DriveOptions {
+            scrub_every_micros: Some(SCRUB_EVERY_MICROS),
+            ..DriveOptions::default()
+        },
         limits: NodeLimits::default(),
         arbiters,
         clock,

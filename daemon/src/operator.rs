@@ -7,8 +7,8 @@ use holdfast_drive::supervisor::NodeHandle;
 use holdfast_engine::{Engine, StoreError};
 use holdfast_s3_gateway::admin::{AdminAction, AdminView};
 use holdfast_types::{
-    DriveId,
-    view::{ClusterView, HealView, ObjectView},
+    DriveId, ScrubOrder,
+    view::{ClusterView, HealView, ObjectView, ScrubView},
 };
 
 use crate::keeper::{Wish, Wishes};
@@ -50,6 +50,10 @@ impl AdminView for Operator {
 
     async fn heal(&self) -> HealView {
         self.engine.heal_view()
+    }
+
+    async fn scrub(&self) -> ScrubView {
+        self.engine.scrub(ScrubOrder::Status).await
     }
 
     async fn act(&self, action: AdminAction) -> Result<String, StoreError> {

@@ -7,6 +7,7 @@
 //! | `/_admin/v1/drives` | its `drives` alone |
 //! | `/_admin/v1/object?bucket=&key=` | [`ObjectView`] |
 //! | `/_admin/v1/heal` | [`HealView`] of the node asked |
+//! | `/_admin/v1/scrub` | [`ScrubView`] of the drives of all nodes |
 //!
 //! `POST` changes something at the node asked, and answers one line of text:
 //!
@@ -14,6 +15,8 @@
 //! |---|---|
 //! | `/_admin/v1/heal/start`, `/heal/pause`, `/heal/resume` | heal now; hold rebuilding, let it go on |
 //! | `/_admin/v1/heal/rate?bytes=` | bounds rebuilding, bytes a second; 0: no bound |
+//! | `/_admin/v1/scrub/start`, `/scrub/pause`, `/scrub/resume` | the drives of all nodes read every live byte again |
+//! | `/_admin/v1/scrub/rate?bytes=` | how fast each drive reads, bytes a second |
 //! | `/_admin/v1/drive/offline?drive=`, `/online`, `/replace` | a drive of the node asked |
 //! | `/_admin/v1/set/recover?dead=ID,ID&set=` | gives up drives that are gone for good |
 //!
@@ -24,8 +27,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use holdfast_engine::{Engine, StoreError};
 use holdfast_types::{
-    DriveId, SetIndex,
-    view::{ClusterView, HealView, ObjectView},
+    DriveId, ScrubOrder, SetIndex,
+    view::{ClusterView, HealView, ObjectView, ScrubView},
 };
 use http::{Extensions, HeaderMap, HeaderValue, Method, Uri, header};
 use s3s::{Body, S3Request, S3Response, S3Result, route::S3Route};
@@ -50,6 +53,8 @@ pub enum AdminAction {
     HealPause(bool),
     /// Bound rebuilding: bytes a second, 0 for no bound.
     HealRate(u64),
+    /// Tell the scrub of every drive of the cluster.
+    Scrub(ScrubOrder),
     /// Take a drive of this node out of service until it is put back, or the node restarts.
     DriveOffline(DriveId),
     /// Put it back.
@@ -79,6 +84,11 @@ pub trait AdminView: Send + Sync + 'static {
         HealView::default()
     }
 
+    /// How the scrub of every drive of the cluster stands.
+    async fn scrub(&self) -> ScrubView {
+        ScrubView::default()
+    }
+
     /// Changes something; one line on what was done.
     async fn act(&self, action: AdminAction) -> Result<String, StoreError> {
         let _ = action;
@@ -100,8 +110,13 @@ impl AdminView for Engine {
         self.heal_view()
     }
 
+    async fn scrub(&self) -> ScrubView {
+        Self::scrub(self, ScrubOrder::Status).await
+    }
+
     async fn act(&self, action: AdminAction) -> Result<String, StoreError> {
         Ok(match action {
+            AdminAction::Scrub(order) => told(&Self::scrub(self, order).await),
             AdminAction::HealStart => {
                 self.heal_now().await;
                 "healed what could be healed".to_owned()
@@ -131,6 +146,15 @@ impl AdminView for Engine {
     }
 }
 
+/// Who took an order, and who did not.
+fn told(view: &ScrubView) -> String {
+    let silent: Vec<_> = view.drives.iter().filter(|row| !row.error.is_empty()).collect();
+    let mut lines =
+        vec![format!("told {} of {} drives", view.drives.len() - silent.len(), view.drives.len())];
+    lines.extend(silent.iter().map(|row| format!("{}{}: {}", row.node, row.path, row.error)));
+    lines.join("\n")
+}
+
 /// The way in from s3s, which has checked the signature.
 pub(crate) struct Route {
     pub(crate) view: Option<Arc<dyn AdminView>>,
@@ -153,6 +177,7 @@ impl S3Route for Route {
         }
         let json = match request.uri.path() {
             "/_admin/v1/cluster" => serde_json::to_vec(&view.cluster().await),
+            "/_admin/v1/scrub" => serde_json::to_vec(&view.scrub().await),
             "/_admin/v1/heal" => serde_json::to_vec(&view.heal().await),
             "/_admin/v1/drives" => serde_json::to_vec(&view.cluster().await.drives),
             "/_admin/v1/object" => {
@@ -182,6 +207,10 @@ fn action(uri: &Uri) -> S3Result<AdminAction> {
         "/_admin/v1/heal/pause" => AdminAction::HealPause(true),
         "/_admin/v1/heal/resume" => AdminAction::HealPause(false),
         "/_admin/v1/heal/rate" => AdminAction::HealRate(number("bytes")?),
+        "/_admin/v1/scrub/start" => AdminAction::Scrub(ScrubOrder::Start),
+        "/_admin/v1/scrub/pause" => AdminAction::Scrub(ScrubOrder::Pause),
+        "/_admin/v1/scrub/resume" => AdminAction::Scrub(ScrubOrder::Resume),
+        "/_admin/v1/scrub/rate" => AdminAction::Scrub(ScrubOrder::Rate(number("bytes")?)),
         "/_admin/v1/drive/offline" => AdminAction::DriveOffline(drive()?),
         "/_admin/v1/drive/online" => AdminAction::DriveOnline(drive()?),
         "/_admin/v1/drive/replace" => AdminAction::DriveReplace(drive()?),

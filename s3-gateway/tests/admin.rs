@@ -90,6 +90,10 @@ async fn actions_arrive() {
         ("/_admin/v1/heal/pause", &[], "HealPause(true)"),
         ("/_admin/v1/heal/resume", &[], "HealPause(false)"),
         ("/_admin/v1/heal/rate", &[("bytes", "5000")], "HealRate(5000)"),
+        ("/_admin/v1/scrub/start", &[], "Scrub(Start)"),
+        ("/_admin/v1/scrub/pause", &[], "Scrub(Pause)"),
+        ("/_admin/v1/scrub/resume", &[], "Scrub(Resume)"),
+        ("/_admin/v1/scrub/rate", &[("bytes", "5000")], "Scrub(Rate(5000))"),
         (
             "/_admin/v1/drive/replace",
             &[("drive", "000000000000000000000000000000ff")],
@@ -117,6 +121,8 @@ async fn actions_arrive() {
     post("/_admin/v1/drive/offline", &[("drive", "d1")]).await.refused(400, "InvalidArgument");
     post("/_admin/v1/set/recover", &[("set", "3")]).await.refused(400, "InvalidArgument");
     post("/_admin/v1/cluster", &[]).await.refused(501, "NotImplemented");
+    let scrub = get(&harness, "/_admin/v1/scrub").await;
+    assert!(scrub.ok().text().contains("drives"));
     let healing = get(&harness, "/_admin/v1/heal").await;
     assert!(healing.ok().text().contains("rebuilds"));
 }

@@ -14,6 +14,7 @@
 //! | [`reliability`] | `testbed reliability`: docs/reliability.md, made of their reports |
 //! | [`bench`] | `testbed bench`: load with verified content, latencies, the servers' CPU |
 //! | [`model`] | `testbed model`: the model checker of the register protocol |
+//! | [`clock`] | the machine's clocks, for drives inside this process |
 //! | [`cluster`] | `cluster.json`, what the commands know of a cluster |
 //! | [`process`], [`health`], [`ports`] | daemons as processes, their readiness, their ports |
 
@@ -23,6 +24,7 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod certs;
+mod clock;
 mod cluster;
 mod down;
 mod fault;
@@ -34,6 +36,10 @@ mod process;
 mod reliability;
 mod torture;
 mod up;
+
+/// The daemon's: `bench index` runs a drive in this process.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Local Holdfast clusters: start, hurt, measure.
 #[derive(Parser)]

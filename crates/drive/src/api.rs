@@ -7,12 +7,14 @@ use bytes::Bytes;
 use holdfast_register::{HolderMask, KeyView, Refusal, ShardStatus};
 use holdfast_types::{
     Ballot, BucketStamp, DriveId, DriveState, Entry, ErrorClass, Geometry, HybridTime, Keyspace,
-    OperationId, RegisterKey, SetEpoch, SetIndex, ShardIndex, VersionId,
+    OperationId, RegisterKey, ScrubOrder, SetEpoch, SetIndex, ShardIndex, VersionId,
 };
 
+use crate::scrub::ScrubStatus;
+
 pub use crate::member::{
-    Begin, IndexEntry, IndexLine, IndexPage, Issue, Issued, ListIndex, MemberReply, MemberRequest,
-    Restock, Standing,
+    Begin, Gap, IndexEntry, IndexLine, IndexPage, Issue, Issued, ListIndex, MemberReply,
+    MemberRequest, Restock, Standing,
 };
 
 /// What every request carries, reads too: the caller's view of bucket and set. A drive with a newer
@@ -201,8 +203,10 @@ pub struct ScannedKey {
 /// A page of a scan.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ScanPage {
-    /// Keys in rising order.
+    /// Keys in rising order; none in a gap.
     pub keys: Vec<ScannedKey>,
+    /// Names on its way about which the drive says nothing, for rot hid what it knew (ADR 0017).
+    pub gaps: Vec<Gap>,
     /// Whether keys follow the last one (false: the range is exhausted).
     pub more: bool,
     /// Whether the drive counts (PROTOCOL.md section 5).
@@ -309,6 +313,8 @@ pub enum DriveRequest {
     /// -> [`DriveReply::Accepted`] with what is known of the shard now, durably; [`DriveReply::Done`]
     /// when nothing here names the operation any more.
     Verify(Verify),
+    /// -> [`DriveReply::Scrub`]
+    Scrub(ScrubOrder),
     /// How drives come and go; see [`crate::member`].
     Member(MemberRequest),
 }
@@ -330,6 +336,7 @@ impl DriveRequest {
             Self::Pin(_) => "pin",
             Self::Facts => "facts",
             Self::Verify(_) => "verify",
+            Self::Scrub(_) => "scrub",
             Self::Member(_) => "member",
         }
     }
@@ -360,6 +367,9 @@ pub struct DriveFacts {
     pub open_count: u64,
     /// fdatasyncs since it was opened, for the one-sync-a-write budget.
     pub syncs: u64,
+    /// How often its index was set aside since it was opened: it failed, or said something else than the
+    /// runs. Nothing is lost by it.
+    pub index_faults: u64,
 }
 
 /// What a drive answers.
@@ -380,6 +390,8 @@ pub enum DriveReply {
     Chores(Vec<Chore>),
     /// Facts.
     Facts(DriveFacts),
+    /// How the scrub stands.
+    Scrub(ScrubStatus),
     /// How drives come and go.
     Member(MemberReply),
     /// Done.

@@ -24,7 +24,7 @@
 use bytes::Bytes;
 use holdfast_types::{Ballot, BucketStamp, DriveId, SetEpoch};
 
-use crate::{member::Standing, rot::RotRanges, runs::RunMeta};
+use crate::{member::Standing, rot::RotRanges, runs::RunMeta, scrub::Book};
 
 /// Bytes of the longest value: metadata and part list of an entry at their limits, times the entries
 /// that one register may keep, is refused earlier by the log's record limit.
@@ -64,6 +64,8 @@ pub struct DurableFacts {
     pub repairs: u64,
     /// Bytes of live shards.
     pub used_bytes: u64,
+    /// Live shards.
+    pub shards: u64,
 }
 
 /// Which blocks of a volume are taken: bit `b % 8` of byte `b / 8` is block `b`.
@@ -113,4 +115,6 @@ pub struct Checkpoint {
     pub runs: Vec<RunMeta>,
     /// What rot hides.
     pub rot: RotRanges,
+    /// How the scrub stands.
+    pub scrub: Book,
 }

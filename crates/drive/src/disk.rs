@@ -115,6 +115,13 @@ pub trait DiskFile: Send + Sync {
     /// [`DiskErrorKind::Short`] when the file ends before; [`DiskErrorKind::Failed`].
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), DiskError>;
 
+    /// As [`Self::read_at`], from the medium and not from a cache, where the system allows it: finds
+    /// rot that a cache hides.
+    ///
+    /// # Errors
+    /// As [`Self::read_at`].
+    fn read_medium(&self, offset: u64, buf: &mut [u8]) -> Result<(), DiskError>;
+
     /// Fills `buf` from `offset` only if that needs no wait for the device; `false` when it would.
     ///
     /// # Errors

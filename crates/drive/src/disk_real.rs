@@ -176,6 +176,28 @@ impl DiskFile for RealFile {
         self.cached.read_exact_at(buf, offset).map_err(|e| failed("read", &self.path, &e))
     }
 
+    fn read_medium(&self, offset: u64, buf: &mut [u8]) -> Result<(), DiskError> {
+        let Some(direct) = &self.direct else {
+            // A file that is not written any more: its clean pages go, and are read anew.
+            let len = std::num::NonZeroU64::new(buf.len() as u64);
+            let _ = rustix::fs::fadvise(&self.cached, offset, len, Advice::DontNeed);
+            return self.read_at(offset, buf);
+        };
+        let start = offset / BLOCK_U64 * BLOCK_U64;
+        let end = (offset + buf.len() as u64).next_multiple_of(BLOCK_U64);
+        let mut aligned = AlignedBuf::zeroed((end - start) as usize);
+        match direct.read_exact_at(&mut aligned, start) {
+            Ok(()) => {
+                let from = (offset - start) as usize;
+                buf.copy_from_slice(&aligned[from..from + buf.len()]);
+                Ok(())
+            }
+            // Some file systems open with O_DIRECT and refuse at the read.
+            Err(e) if e.kind() == ErrorKind::InvalidInput => self.read_at(offset, buf),
+            Err(e) => Err(failed("read", &self.path, &e)),
+        }
+    }
+
     fn try_read_at(&self, offset: u64, buf: &mut [u8]) -> Result<bool, DiskError> {
         let want = buf.len();
         let mut slices = [IoSliceMut::new(buf)];
@@ -241,6 +263,10 @@ mod tests {
         file.read_at(0, &mut back).unwrap();
         assert_eq!((back[0], back[BLOCK], back[2 * BLOCK - 1]), (0, 9, 9));
         assert_eq!(file.read_at(3 * BLOCK_U64, &mut back).unwrap_err().kind, DiskErrorKind::Short);
+        let mut unaligned = [0; 100];
+        file.read_medium(BLOCK_U64 + 50, &mut unaligned).unwrap();
+        assert_eq!(unaligned, [9; 100]);
+        assert!(file.read_medium(3 * BLOCK_U64 - 50, &mut unaligned).is_err());
         replace_file(&disk, "id", b"one").unwrap();
         replace_file(&disk, "id", b"two").unwrap();
         assert_eq!(read_file(&disk, "id", 10).unwrap(), b"two");

@@ -9,6 +9,7 @@
 //! | [`api`] | commands to a drive, its replies and errors |
 //! | [`fabric`] | other nodes over gRPC: client carrier, server adapter, authentication |
 //! | [`meta_index`] | [`meta_index::MetaIndex`], the index that can be lost; its in-memory twin |
+//! | [`scrub`] | the scrub as a caller sees it, and what a drive keeps of it |
 //! | [`runs`] | immutable sorted files, the state of the drive up to the log's tail |
 //! | [`manifest`] | the files that name runs, bitmaps and facts; two are kept |
 //! | [`local`] | [`local::LocalNode`], the carrier to this process's drives: admission, deadlines |
@@ -60,6 +61,7 @@ pub mod node;
 pub mod overlay;
 pub mod rot;
 pub mod runs;
+pub mod scrub;
 pub mod supervisor;
 pub mod suspect;
 pub mod table;

@@ -101,6 +101,8 @@ pub struct ListIndex {
     pub scope: Scope,
     /// First register, encoded, inclusive; empty: from the beginning.
     pub start: Bytes,
+    /// Registers at or beyond this are not listed; all are when `None`.
+    pub end: Option<Bytes>,
     /// Most lines to return.
     pub limit: u32,
 }
@@ -141,11 +143,31 @@ impl IndexEntry {
     }
 }
 
+/// A stretch of names, or of registers, about which a drive says nothing: rot hid what it knew of them
+/// (ADR 0017). Whoever goes by what a drive does not show has to leave it out there.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Gap {
+    /// The first in it.
+    pub first: Bytes,
+    /// The first behind it; `None`: it does not end.
+    pub end: Option<Bytes>,
+}
+
+impl Gap {
+    /// Whether it holds a name, or register.
+    #[must_use]
+    pub fn holds(&self, name: &[u8]) -> bool {
+        name >= &self.first[..] && self.end.as_ref().is_none_or(|end| name < &end[..])
+    }
+}
+
 /// A page of an index.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct IndexPage {
     /// Registers in rising order.
     pub lines: Vec<IndexLine>,
+    /// Registers on its way that it does not show for rot.
+    pub gaps: Vec<Gap>,
     /// Where the next page starts; `None` when the index is exhausted.
     pub next: Option<Bytes>,
 }

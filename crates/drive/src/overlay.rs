@@ -1,6 +1,8 @@
 //! [`Overlay`]: the net state of the log's tail, above a [`Base`] that holds the rest; and [`Layers`],
 //! which answers from both (DRIVE.md, "Log").
 
+mod hidden;
+
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use bytes::Bytes;
@@ -8,8 +10,9 @@ use parking_lot::Mutex;
 
 pub use crate::base::{Base, BaseError, BasePage, EmptyBase};
 use crate::{
-    loaded::{Loaded, Recent, Want},
-    rot::{RANGES_MAX, RotRange, RotRanges},
+    loaded::{Came, Loaded, Recent, Registers, Want},
+    member::Gap,
+    rot::RotRanges,
     runs::RottenRange,
     value::Value,
 };
@@ -113,6 +116,18 @@ pub struct Page {
     pub gate: u64,
     /// Where the part of the range that was not looked at begins; `None` when all was.
     pub next: Option<Bytes>,
+    /// Set on a page that shows nothing: all it covers is hidden by rot.
+    pub gap: Option<Gap>,
+}
+
+impl Page {
+    /// The page that says that nothing is known from `first` up to `behind`.
+    fn hidden(first: &[u8], behind: Option<Bytes>, end: Option<&[u8]>) -> Self {
+        let next = behind.filter(|behind| end.is_none_or(|end| behind[..] < *end));
+        let end = next.clone().or_else(|| end.map(Bytes::copy_from_slice));
+        let gap = Gap { first: Bytes::copy_from_slice(first), end };
+        Self { next, gap: Some(gap), ..Self::default() }
+    }
 }
 
 /// Overlay above frozen overlay above base.
@@ -129,7 +144,8 @@ pub struct Layers {
     met: Mutex<Vec<RottenRange>>,
     /// What was brought up for the decision being made.
     loaded: Loaded,
-    recent: Recent,
+    /// What the base answered of late in this generation.
+    recent: Mutex<Recent>,
     generation: u64,
 }
 
@@ -146,7 +162,7 @@ impl Layers {
             rot: RotRanges::default(),
             met: Mutex::default(),
             loaded: Loaded::default(),
-            recent: Recent::default(),
+            recent: Mutex::default(),
             generation: 0,
         }
     }
@@ -157,14 +173,10 @@ impl Layers {
         (self.base.clone(), self.generation)
     }
 
-    /// Lets decisions see what was brought up for them; returns what was there.
+    /// A decision begins or ends: lets it see what was brought up for it; returns what was there.
     pub fn lend(&mut self, loaded: Loaded) -> Loaded {
+        self.recent.get_mut().end_decision();
         std::mem::replace(&mut self.loaded, loaded)
-    }
-
-    /// Keeps registers that were brought up in this generation for the next who asks.
-    pub fn remember(&mut self, loaded: &Loaded) {
-        self.recent.note(loaded);
     }
 
     /// The overlay.
@@ -178,49 +190,15 @@ impl Layers {
         self.overlay.put(key, value.map(Arc::new), gate, was_absent && !self.replaying);
     }
 
-    /// What rot hides.
-    #[must_use]
-    pub const fn rot(&self) -> &RotRanges {
-        &self.rot
-    }
-
-    /// Hides a range, which is on record now.
-    pub fn hide(&mut self, range: RotRange) {
-        self.rot.add(range);
-    }
-
-    /// Whether rot hides what is known of a key: rot on record or, in replay, met on the way.
-    #[must_use]
-    pub fn is_hidden(&self, key: &[u8]) -> bool {
-        let met = || self.met.lock().iter().any(|met| RotRange::from(met).holds(key));
-        self.rot.of(key).is_some() || (self.replaying && met())
-    }
-
-    /// Takes note of rot.
-    pub fn meet(&self, met: RottenRange) {
-        let mut all = self.met.lock();
-        if all.len() < RANGES_MAX && !all.contains(&met) && !self.rot.knows(&(&met).into()) {
-            all.push(met);
-        }
-    }
-
-    /// Whether rot hides anything from look-ups.
-    #[must_use]
-    pub fn is_rotten(&self) -> bool {
-        !self.rot.is_empty() || !self.met.lock().is_empty()
-    }
-
-    /// Rot met that is not on record.
-    pub fn take_met(&mut self) -> Vec<RottenRange> {
-        std::mem::take(self.met.get_mut())
-    }
-
-    /// Fails when rot hides keys from `start` to `end`.
-    fn check_shown(&self, start: &[u8], end: Option<&[u8]>) -> Result<(), BaseError> {
-        match self.rot.first_in(start, end) {
-            Some(range) if !self.replaying => Err(BaseError::Rotten(range.into())),
-            _ => Ok(()),
-        }
+    /// What lies above the base in a range of keys: older values of a key first.
+    pub fn recent<'a>(
+        &'a self,
+        start: &[u8],
+        end: &[u8],
+    ) -> impl Iterator<Item = (&'a Bytes, Option<&'a Value>)> {
+        let layers = self.frozen.as_deref().into_iter().chain([&self.overlay]);
+        let slots = layers.flat_map(|layer| layer.range(start, Some(end)).collect::<Vec<_>>());
+        slots.map(|(key, slot)| (key, slot.value.as_deref()))
     }
 
     /// Sets the overlay aside to be written as a run; changes go to a new one from now on.
@@ -248,7 +226,7 @@ impl Layers {
 
     fn base_changed(&mut self) {
         self.generation += 1;
-        self.recent.clear();
+        self.recent.get_mut().clear();
     }
 
     /// Replay is over: answers come from `base` from now on, which holds the same or, for keys in the
@@ -260,46 +238,44 @@ impl Layers {
     }
 
     /// The base's value of a key.
-    fn base_get(&self, key: &[u8]) -> Result<Option<Bytes>, BaseError> {
+    fn base_get(&self, key: &[u8]) -> Result<Option<Arc<Value>>, BaseError> {
         if self.replaying {
-            return self.replayed_get(key);
+            let held = self.replayed_get(key)?;
+            return held.map(|bytes| decode(key, &bytes)).transpose();
         }
-        if let Some(held) = self.loaded.key(key) {
-            return Ok(held.clone());
+        if let Some(held) = self.recent.lock().key(key) {
+            return Ok(held);
         }
-        let held = self.met_in(self.base.try_get(key))?;
-        held.ok_or_else(|| BaseError::Waits(Want::Keys(vec![Bytes::copy_from_slice(key)])))
-    }
-
-    /// Replay goes on over rot: what it hides is taken as absent. Nobody is ever answered from what comes
-    /// of it, and `Table::refer` gives nothing back on its word.
-    fn replayed_get(&self, key: &[u8]) -> Result<Option<Bytes>, BaseError> {
-        if self.is_hidden(key) {
-            return Ok(None);
-        }
-        match self.met_in(self.base.get(key)) {
-            Err(BaseError::Rotten(_)) if self.is_hidden(key) => Ok(None),
-            other => other,
-        }
-    }
-
-    fn met_in<T>(&self, answer: Result<T, BaseError>) -> Result<T, BaseError> {
-        if let Err(BaseError::Rotten(met)) = &answer {
-            self.meet(met.clone());
-        }
-        answer
+        let waits = || BaseError::Waits(Want::Keys(vec![Bytes::copy_from_slice(key)]));
+        let (held, came) = match self.loaded.key(key) {
+            Some(held) => (held.clone(), Came::FromDevice),
+            None => (self.met_in(self.base.try_get(key))?.ok_or_else(waits)?, Came::FromMemory),
+        };
+        let value = held.map(|bytes| decode(key, &bytes)).transpose()?;
+        self.recent.lock().note(key, value.as_ref(), came);
+        Ok(value)
     }
 
     /// The base's registers of a key.
-    fn base_key(&self, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, BaseError> {
+    fn base_key(&self, prefix: &[u8]) -> Result<Registers, BaseError> {
+        let decoded = |records: Vec<(Bytes, Bytes)>| {
+            let decoded = |(key, bytes): (Bytes, Bytes)| decode(&key, &bytes).map(|v| (key, v));
+            records.into_iter().map(decoded).collect::<Result<Registers, BaseError>>()
+        };
         if self.replaying {
-            return self.base.key(prefix);
+            return decoded(self.base.key(prefix)?);
         }
-        if let Some(held) = self.loaded.prefix(prefix).or_else(|| self.recent.prefix(prefix)) {
+        if let Some(held) = self.recent.lock().registers(prefix) {
             return Ok(held.clone());
         }
-        let held = self.met_in(self.base.try_key(prefix))?;
-        held.ok_or_else(|| BaseError::Waits(Want::Prefix(Bytes::copy_from_slice(prefix))))
+        let waits = || BaseError::Waits(Want::Prefix(Bytes::copy_from_slice(prefix)));
+        let (held, came) = match self.loaded.prefix(prefix) {
+            Some(held) => (held.clone(), Came::FromDevice),
+            None => (self.met_in(self.base.try_key(prefix))?.ok_or_else(waits)?, Came::FromMemory),
+        };
+        let registers = decoded(held)?;
+        self.recent.lock().note_registers(prefix, &registers, came);
+        Ok(registers)
     }
 
     /// The base's page of a range. Never read on the caller's thread: a page is many blocks.
@@ -352,9 +328,7 @@ impl Layers {
         if let Some(slot) = self.overlay.get(key).or_else(|| frozen.and_then(|f| f.get(key))) {
             return Ok(Found { value: slot.value.clone(), gate: slot.gate });
         }
-        let bytes = self.base_get(key)?;
-        let value = bytes.map(|bytes| decode(key, &bytes)).transpose()?;
-        Ok(Found { value, gate: 0 })
+        Ok(Found { value: self.base_get(key)?, gate: 0 })
     }
 
     /// All registers of the key that encodes as `prefix`.
@@ -364,11 +338,8 @@ impl Layers {
     pub fn key(&self, prefix: &[u8]) -> Result<Page, BaseError> {
         let end = prefix_end(prefix);
         self.check_shown(prefix, end.as_deref())?;
-        let mut merged: BTreeMap<Bytes, Option<Arc<Value>>> = BTreeMap::new();
-        for (key, bytes) in self.base_key(prefix)? {
-            let value = decode(&key, &bytes)?;
-            merged.insert(key, Some(value));
-        }
+        let below = self.base_key(prefix)?.into_iter().map(|(key, value)| (key, Some(value)));
+        let mut merged: BTreeMap<Bytes, Option<Arc<Value>>> = below.collect();
         let mut page = Page::default();
         for layer in self.frozen.as_deref().into_iter().chain([&self.overlay]) {
             for (key, slot) in layer.range(prefix, end.as_deref()) {
@@ -382,7 +353,8 @@ impl Layers {
     }
 
     /// Records from `start` on, below `end`: some `wanted` of them. [`Page::next`] says where to go
-    /// on; a page may be empty and yet not the last.
+    /// on; a page may be empty and yet not the last. What rot hides is a page of its own, which says so
+    /// ([`Page::gap`]).
     ///
     /// # Errors
     /// When the base cannot say.
@@ -393,7 +365,7 @@ impl Layers {
             return self.merge_page(start, end, limit, below);
         };
         if hidden.holds(start) {
-            return Err(BaseError::Rotten(hidden.into()));
+            return Ok(Page::hidden(start, hidden.behind(), end));
         }
         // Up to what is hidden; who goes on from there is told.
         let end = Some(&hidden.start[..]);
@@ -403,13 +375,33 @@ impl Layers {
         Ok(page)
     }
 
-    /// As [`Self::scan`], waiting for the device: for audits.
+    /// As [`Self::scan`], waiting for the device, and of all that layers hold, whatever is on record of
+    /// them; a rotten block is a gap, and noted. For audits, and before a drive serves.
     ///
     /// # Errors
     /// When the base cannot say.
     pub fn scan_patiently(&self, start: &[u8], end: Option<&[u8]>) -> Result<Page, BaseError> {
-        let below = self.base.scan(start, end, PAGE_RECORDS)?;
-        self.merge_page(start, end, PAGE_RECORDS, below)
+        let mut until = end.map(Bytes::copy_from_slice);
+        loop {
+            match self.base.scan(start, until.as_deref(), PAGE_RECORDS) {
+                // The walk goes up to what is rotten, then behind it. The bound falls with each turn.
+                Err(BaseError::Rotten(met)) => {
+                    self.meet(met.clone());
+                    if met.start[..] <= *start {
+                        return Ok(Page::hidden(start, met.end, end));
+                    }
+                    until = Some(met.start);
+                }
+                below => {
+                    let mut page =
+                        self.merge_page(start, until.as_deref(), PAGE_RECORDS, below?)?;
+                    if until.as_deref() != end {
+                        page.next = page.next.or(until);
+                    }
+                    return Ok(page);
+                }
+            }
+        }
     }
 
     fn merge_page(

@@ -41,6 +41,12 @@ impl RotRange {
         self.end.is_empty() || key < &self.end[..]
     }
 
+    /// The first key behind it.
+    #[must_use]
+    pub fn behind(&self) -> Option<Bytes> {
+        (!self.end.is_empty()).then(|| self.end.clone())
+    }
+
     /// Whether the key lies in it.
     #[must_use]
     pub fn holds(&self, key: &[u8]) -> bool {

@@ -1,6 +1,8 @@
 //! [`Table`]: the durable state of a drive, and how each record changes it. The same code runs when a
 //! request is decided and when the log is replayed (INV-DRIVE-REPLAY).
 
+mod counts;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -17,6 +19,7 @@ use crate::{
     log::record::{NewShard, Record},
     overlay::{Base, BaseError, Found, Layers},
     rot::Contested,
+    scrub::Book,
     value::{Note, Place, PlaceRecord, REPAIR_SPACE, RegisterRecord, Value},
     volume::RecordedBlocks,
 };
@@ -70,6 +73,8 @@ pub struct Table {
     pub dropped_at: HashMap<u32, u64>,
     /// Blocks that seemed taken when replay over rot met their new owner.
     pub contested: Contested,
+    /// How the scrub stands.
+    pub scrub: Book,
     /// The batch being applied.
     batch: u64,
 }
@@ -88,6 +93,7 @@ impl Table {
             segments: BTreeMap::new(),
             dropped_at: HashMap::new(),
             contested: Contested::default(),
+            scrub: Book::default(),
             batch: 0,
         }
     }
@@ -104,6 +110,7 @@ impl Table {
             buckets: buckets.map(|s| (s.id, KnownBucket { stamp: *s, gate: 0 })).collect(),
             recorded: RecordedBlocks::from_maps(&checkpoint.volumes),
             segments: segments.map(|used| (used.segment, *used)).collect(),
+            scrub: checkpoint.scrub.clone(),
             ..Self::new(base)
         };
         for range in checkpoint.rot.all() {
@@ -188,7 +195,8 @@ impl Table {
             | Record::Open { .. }
             | Record::Member { .. }
             | Record::Stand { .. }
-            | Record::Rot(_) => Vec::new(),
+            | Record::Rot(_)
+            | Record::Scrub(_) => Vec::new(),
         };
         self.layers.ready(operations.into_iter().map(|o| PlaceRecord::key(o).into()))
     }
@@ -262,6 +270,10 @@ impl Table {
                 self.layers.hide(range.clone());
                 Ok(Vec::new())
             }
+            Record::Scrub(book) => {
+                self.scrub.adopt(book);
+                Ok(Vec::new())
+            }
         }
     }
 
@@ -306,7 +318,7 @@ impl Table {
         let key = PlaceRecord::key(operation).into();
         let was = std::mem::replace(&mut record.place, place);
         let old = PlaceRecord { shard: record.shard, place: was, ..PlaceRecord::default() };
-        self.count_place(&old.place, false);
+        self.count_place(operation, &old.place, false);
         self.count_new(operation, &record.place);
         record.shard = note.shard;
         record.rotten = false;
@@ -321,6 +333,7 @@ impl Table {
         if record.place != *place || record.references == 0 {
             return Ok(false);
         }
+        self.scrub.found(!record.rotten);
         record.rotten = true;
         let key = PlaceRecord::key(operation).into();
         self.layers.put(key, Some(Value::Place(record)), gate.max(self.batch), false);
@@ -390,7 +403,7 @@ impl Table {
             return Ok(None);
         }
         self.layers.put(key, None, gate, was_absent);
-        self.count_place(&record.place, false);
+        self.count_place(operation, &record.place, false);
         Ok((!record.place.is_none()).then_some(Dropped { operation, record }))
     }
 
@@ -411,7 +424,7 @@ impl Table {
             let lost = (!record.place.is_none()).then_some(Dropped { operation, record });
             return Ok(lost.into_iter().collect());
         }
-        self.count_place(old, false);
+        self.count_place(operation, old, false);
         self.count_new(operation, &new);
         let was = PlaceRecord { shard: record.shard, place: old.clone(), ..PlaceRecord::default() };
         record.place = new;
@@ -419,55 +432,6 @@ impl Table {
         let key = PlaceRecord::key(operation).into();
         self.layers.put(key, Some(Value::Place(record)), gate, false);
         Ok((!old.is_none()).then_some(Dropped { operation, record: was }).into_iter().collect())
-    }
-
-    /// Counts a place that comes. One that was given back by what rot hides from replay may still seem
-    /// taken: its new owner is remembered.
-    fn count_new(&mut self, operation: OperationId, place: &Place) {
-        self.contested.note(operation, place, &self.recorded);
-        self.count_place(place, true);
-    }
-
-    /// A place that another owner has taken since is nobody's: it goes, and its blocks stay taken.
-    pub fn disown(&mut self, operation: OperationId, record: &PlaceRecord) {
-        self.facts.used_bytes -= record.place.len();
-        self.layers.put(PlaceRecord::key(operation).into(), None, 0, false);
-    }
-
-    /// Adjusts what is counted of a place that comes or goes.
-    fn count_place(&mut self, place: &Place, comes: bool) {
-        let bytes = place.len();
-        if comes {
-            self.facts.used_bytes += bytes;
-        } else {
-            self.facts.used_bytes -= bytes;
-        }
-        match place {
-            Place::None => {}
-            Place::Inline { segment, .. } => {
-                let used = self.segments.entry(*segment).or_default();
-                used.segment = *segment;
-                if comes {
-                    used.live_shards += 1;
-                    used.live_bytes += bytes;
-                } else {
-                    used.live_shards -= 1;
-                    used.live_bytes -= bytes;
-                    self.dropped_at.insert(*segment, self.batch);
-                }
-            }
-            Place::Extents { extents, .. } => {
-                for extent in extents {
-                    if comes {
-                        let free = self.recorded.take(*extent);
-                        let hidden = !self.contested.is_empty();
-                        debug_assert!(free || hidden, "INV-VOL-1: {extent:?} is taken twice");
-                    } else {
-                        self.recorded.give(*extent);
-                    }
-                }
-            }
-        }
     }
 }
 

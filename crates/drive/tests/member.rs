@@ -226,7 +226,7 @@ fn the_index_shows_what_is_missing_and_parts_are_brought() {
         let (mut start, mut all) = (Bytes::new(), Vec::new());
         loop {
             let scope = Scope { bucket, ..scope(1) };
-            let list = ListIndex { scope, start: start.clone(), limit: 4 };
+            let list = ListIndex { scope, start: start.clone(), end: None, limit: 4 };
             let page = match rig.member(MemberRequest::ListIndex(list)) {
                 Ok(DriveReply::Member(MemberReply::Index(page))) => page,
                 other => panic!("{other:?}"),

@@ -7,8 +7,8 @@ use futures::{StreamExt, future::join_all, stream};
 use holdfast_drive::api::{DriveFacts, DriveReply, DriveRequest, DriveResult};
 use holdfast_register::{Candidate, KeyView, ShardStatus};
 use holdfast_types::{
-    BucketStamp, DriveId, DriveState, EntryKind, ErrorClass, Geometry, NodeIndex, OperationId,
-    RegisterKey, VersionId,
+    BucketStamp, DriveId, DriveState, EntryKind, Geometry, NodeIndex, OperationId, RegisterKey,
+    VersionId,
     view::{
         ClusterView, DriveView, HealView, NodeView, ObjectView, PoolView, SetView, ShardState,
         ShardView, WorkerView,
@@ -21,6 +21,7 @@ use crate::{
     error::StoreError,
     object::check_key,
     read::{Question, check_scope},
+    report::tells_of_rot,
     round::Calls,
     set::{Route, SetHandle, SetShared, describe},
     staged::rides_inline,
@@ -34,6 +35,9 @@ const PARTS_PROBED_MAX: usize = 64;
 
 /// Shards looked for at once.
 const PROBES: usize = 16;
+
+/// What each drive answered, or why it did not.
+pub(crate) type Answers = BTreeMap<DriveId, Result<DriveReply, String>>;
 
 type Facts = BTreeMap<DriveId, Result<DriveFacts, String>>;
 
@@ -110,8 +114,14 @@ impl Engine {
         self.layout.nodes.iter().enumerate().map(view).collect()
     }
 
-    /// What every drive says of itself, one message a node.
+    /// What every drive says of itself.
     async fn facts(&self) -> Facts {
+        let answers = self.ask_every_drive(&DriveRequest::Facts).await;
+        answers.into_iter().map(|(drive, answer)| (drive, facts_of(answer))).collect()
+    }
+
+    /// Asks every drive, one message a node.
+    pub(crate) async fn ask_every_drive(&self, request: &DriveRequest) -> Answers {
         let mut by_node: BTreeMap<NodeIndex, Vec<DriveId>> = BTreeMap::new();
         for slot in self.current_layout().sets().flat_map(|set| &set.drives) {
             by_node.entry(slot.node).or_default().push(slot.drive);
@@ -119,11 +129,11 @@ impl Engine {
         let calls = by_node.into_iter().map(|(node, drives)| {
             let node = self.nodes[node.get()].clone();
             async move {
-                let batch = drives.iter().map(|drive| (*drive, DriveRequest::Facts)).collect();
+                let batch = drives.iter().map(|drive| (*drive, request.clone())).collect();
                 let call = node.call(FACTS_WAIT, batch);
                 let answers = tokio::time::timeout(FACTS_WAIT * 2, call).await.unwrap_or_default();
                 let mut answers = answers.into_iter();
-                let each = |drive| (drive, facts_of(answers.next()));
+                let each = |drive| (drive, answer_of(answers.next()));
                 drives.into_iter().map(each).collect::<Vec<_>>()
             }
         });
@@ -261,26 +271,33 @@ impl SetShared {
     }
 }
 
-/// Whether the first block of a shard can be read.
+/// Whether the first block of a shard can be read. Whoever meets rot tells its drive (ADR 0009): the
+/// operator who was shown it may have been the only reader of that shard.
 async fn probe(target: &Target, shard: u8) -> ShardState {
     let first = async { open_blocks(target, shard, 0, 1).await?.next().await.transpose() };
     match tokio::time::timeout(FACTS_WAIT, first).await {
         Ok(Ok(Some(_))) => ShardState::Present,
         Ok(Ok(None)) => ShardState::Missing,
-        Ok(Err(error)) => match error.class() {
-            ErrorClass::NotFound | ErrorClass::Damaged => ShardState::Missing,
-            _ => ShardState::Unknown,
-        },
-        Err(_) => ShardState::Unknown,
+        Ok(Err(error)) if tells_of_rot(&error) => {
+            target.unreadable(shard, &error);
+            ShardState::Missing
+        }
+        Ok(Err(_)) | Err(_) => ShardState::Unknown,
     }
 }
 
-fn facts_of(answer: Option<DriveResult>) -> Result<DriveFacts, String> {
+fn answer_of(answer: Option<DriveResult>) -> Result<DriveReply, String> {
     match answer {
-        Some(Ok(DriveReply::Facts(facts))) => Ok(facts),
-        Some(Ok(_)) => Err("unexpected reply".to_owned()),
+        Some(Ok(reply)) => Ok(reply),
         Some(Err(error)) => Err(describe(&error)),
         None => Err("no answer from its node".to_owned()),
+    }
+}
+
+fn facts_of(answer: Result<DriveReply, String>) -> Result<DriveFacts, String> {
+    match answer? {
+        DriveReply::Facts(facts) => Ok(facts),
+        _ => Err("unexpected reply".to_owned()),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream};
 use holdfast_drive::{
     api::{DriveError, ShardRead},
@@ -98,10 +98,7 @@ pub(crate) async fn open_blocks(
                     block += 1;
                     return std::task::Poll::Ready(Some(Ok(chunk)));
                 }
-                Some(Ok(mut chunk)) => {
-                    rest.extend_from_slice(&chunk);
-                    chunk.advance(chunk.len());
-                }
+                Some(Ok(chunk)) => rest.extend_from_slice(&chunk),
                 Some(Err(error)) => return std::task::Poll::Ready(Some(Err(error))),
                 None => {
                     let short = "the shard's stream ended early";

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use holdfast_drive::api::{
-    DriveReply, DriveRequest, IndexEntry, IndexLine, ListIndex, MemberReply, MemberRequest,
+    DriveReply, DriveRequest, Gap, IndexEntry, IndexLine, ListIndex, MemberReply, MemberRequest,
 };
 use holdfast_types::{BucketStamp, OperationId, RegisterKey, VersionId};
 
@@ -13,6 +13,9 @@ use crate::{
     error::StoreError,
     set::{SetHandle, describe},
 };
+
+/// Why a drive does not show what lies in a gap.
+pub(crate) const HIDDEN: &str = "rot in its records hid what it knew";
 
 /// Lines asked of each drive at once: some hundred bytes each.
 const LINES: u32 = 512;
@@ -67,6 +70,8 @@ struct Source {
     next: Option<Bytes>,
     /// Why it ended early.
     failed: Option<String>,
+    /// Registers about which it says nothing.
+    gaps: Vec<Gap>,
 }
 
 /// The indexes of all drives of a set, merged.
@@ -78,37 +83,54 @@ pub(crate) struct Comparison {
 impl Comparison {
     /// From the first register on.
     pub(crate) fn new(set: &SetHandle) -> Self {
-        let source =
-            |slot| Source { slot, lines: VecDeque::new(), next: Some(Bytes::new()), failed: None };
+        let (next, lines) = (Some(Bytes::new()), VecDeque::new);
+        let source = |slot| Source {
+            slot,
+            lines: lines(),
+            next: next.clone(),
+            failed: None,
+            gaps: Vec::new(),
+        };
         let sources = (0..usize::from(set.shared.n())).map(source).collect();
         Self { set: set.clone(), sources }
     }
 
-    /// Why the index of a slot is not in, if it is not.
-    pub(crate) fn failure(&self, slot: usize) -> Option<&str> {
-        self.sources[slot].failed.as_deref()
+    /// Why a slot did not show what it holds of a register, if it did not.
+    pub(crate) fn silence(&self, slot: usize, compared: &Compared) -> Option<&str> {
+        let register = compared.key.encode_register(compared.version);
+        self.sources[slot].silence(&register)
     }
 
-    /// Whether every drive of the set has shown all it holds so far.
-    pub(crate) fn is_complete(&self) -> bool {
-        self.sources.iter().all(|source| source.failed.is_none())
+    /// Whether every drive of the set has shown what it holds of a register.
+    pub(crate) fn is_shown(&self, compared: &Compared) -> bool {
+        let register = compared.key.encode_register(compared.version);
+        self.sources.iter().all(|source| source.silence(&register).is_none())
     }
 
-    /// Fails unless enough drives whose answers count have shown all they hold, beside `slot`: what a
-    /// read quorum does not show was never chosen, and cannot be, for each of them has adopted the epoch
-    /// it was asked under (INV-MEMBER-2).
+    /// Fails unless enough drives whose answers count have shown all they hold, of each register, beside
+    /// `slot`: what a read quorum does not show was never chosen, and cannot be, for each of them has
+    /// adopted the epoch it was asked under (INV-MEMBER-2).
     pub(crate) fn check(&self, slot: usize) -> Result<(), StoreError> {
+        // Where a gap begins, and nowhere else, the number of those that show falls.
+        let gaps = self.sources.iter().flat_map(|source| &source.gaps);
+        let mut places = gaps.map(|gap| &gap.first[..]).chain([&[][..]]);
+        places.try_for_each(|register| self.check_at(slot, register))
+    }
+
+    fn check_at(&self, slot: usize, register: &[u8]) -> Result<(), StoreError> {
         let shared = &self.set.shared;
         let members = shared.members.now();
         let counts = |source: &&Source| {
-            source.slot != slot && source.failed.is_none() && !members.slots[source.slot].rebuilding
+            let silent = source.silence(register).is_some();
+            source.slot != slot && !silent && !members.slots[source.slot].rebuilding
         };
         let have = self.sources.iter().filter(counts).count() as u8;
         let need = shared.quorum.read().min(shared.n() - 1);
         if have >= need {
             return Ok(());
         }
-        let why = self.sources.iter().filter_map(|s| Some((s.slot, s.failed.clone()?)));
+        let why =
+            self.sources.iter().filter_map(|s| Some((s.slot, s.silence(register)?.to_owned())));
         Err(shared.below_quorum(need, have, &why.collect::<Vec<_>>()))
     }
 
@@ -130,7 +152,7 @@ impl Comparison {
         let request = |source: &Source| {
             let start = source.next.clone().unwrap_or_default();
             let scope = shared.scope(BucketStamp::REGISTRY);
-            let list = ListIndex { scope, start, limit: LINES };
+            let list = ListIndex { scope, start, end: None, limit: LINES };
             (source.slot, DriveRequest::Member(MemberRequest::ListIndex(list)))
         };
         let requests: Vec<_> = empty.map(request).collect();
@@ -143,6 +165,7 @@ impl Comparison {
                 Ok(DriveReply::Member(MemberReply::Index(page))) => {
                     source.lines = page.lines.into();
                     source.next = page.next;
+                    source.gaps.extend(page.gaps);
                 }
                 Ok(_) => source.fail("unexpected reply".to_owned()),
                 Err(error) => source.fail(describe(&error)),
@@ -179,6 +202,11 @@ impl Source {
     fn fail(&mut self, why: String) {
         self.failed = Some(why);
         self.next = None;
+    }
+
+    fn silence(&self, register: &[u8]) -> Option<&str> {
+        let is_hidden = self.gaps.iter().any(|gap| gap.holds(register));
+        self.failed.as_deref().or_else(|| is_hidden.then_some(HIDDEN))
     }
 
     fn is_over(&self) -> bool {

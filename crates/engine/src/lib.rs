@@ -72,6 +72,7 @@ mod restock;
 mod restore;
 mod round;
 mod scan;
+mod scrub;
 pub mod set;
 mod staged;
 mod stream;

@@ -137,7 +137,7 @@ impl Engine {
         for set in self.sets.iter().map(|set| &set.shared) {
             let answers = set.ask_members(MemberRequest::Membership).await;
             for (slot, answer) in &answers {
-                set.health.observe(*slot, answer);
+                set.learn(*slot, answer);
             }
             let have = answers.iter().filter(|(_, answer)| answer.is_ok()).count();
             let need = set.quorum.write();

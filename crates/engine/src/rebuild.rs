@@ -364,7 +364,7 @@ impl Rebuild {
                     }
                 });
             }
-            Err(error) if comparison.is_complete() && compared.margin() < 0 => {
+            Err(error) if comparison.is_shown(compared) && compared.margin() < 0 => {
                 // Every drive has shown what it has: nobody can restore it, now or later.
                 let key = String::from_utf8_lossy(&compared.key.name).into_owned();
                 let whole = compared.head().map_or(0, |head| compared.whole(head.operation).len());
@@ -393,7 +393,8 @@ impl Rebuild {
             .filter(|slot| *slot != self.slot && !whole.contains(slot));
         let why: Vec<String> = lacking
             .map(|slot| {
-                let cause = comparison.failure(slot).unwrap_or("its shard is not there yet");
+                let cause =
+                    comparison.silence(slot, compared).unwrap_or("its shard is not there yet");
                 format!("{}: {cause}", self.set.shared.place(slot))
             })
             .collect();

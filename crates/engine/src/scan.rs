@@ -4,11 +4,12 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use holdfast_drive::api::{DriveReply, DriveRequest, Scan, ScanPage};
+use holdfast_drive::api::{DriveReply, DriveRequest, Gap, Scan, ScanPage};
 use holdfast_register::{Answer, Candidate, Judgement, KeyView, Verdict, judge_latest};
 use holdfast_types::{BucketPhase, BucketStamp, EntryKind, Keyspace, RegisterKey};
 
 use crate::{
+    compare::HIDDEN,
     draft::ScanResult,
     error::StoreError,
     read::{Question, check_scope},
@@ -36,6 +37,13 @@ struct Range {
     end: Option<Bytes>,
     limit: usize,
     open: OpenOnes,
+}
+
+/// A drive whose page came: what it says of names that its page covers and does not show.
+struct Asked {
+    slot: usize,
+    counts: bool,
+    gaps: Vec<Gap>,
 }
 
 /// Pages of several drives, merged: by name, the view of each slot that showed the key.
@@ -80,8 +88,12 @@ impl SetHandle {
         let (start, end) = names;
         let range = Range { scope, space, start, end, limit: limit.max(1), open };
         let pages = self.shared.pages(&range).await?;
-        let asked: Vec<(usize, bool)> =
-            pages.iter().map(|(slot, page)| (*slot, page.counts)).collect();
+        let asked = |(slot, page): &(usize, ScanPage)| Asked {
+            slot: *slot,
+            counts: page.counts,
+            gaps: page.gaps.clone(),
+        };
+        let asked: Vec<Asked> = pages.iter().map(asked).collect();
         let merged = merge(pages);
         let mut entries = Vec::with_capacity(merged.keys.len());
         for (name, views) in merged.keys {
@@ -95,7 +107,7 @@ impl SetHandle {
 }
 
 impl SetShared {
-    /// Pages of at least R drives that count.
+    /// Pages of at least R drives that count, for every name.
     async fn pages(self: &Arc<Self>, range: &Range) -> Result<Vec<(usize, ScanPage)>, StoreError> {
         let mut order = self.slots_nearest();
         if let OpenOnes::Frozen(frozen) = &range.open {
@@ -117,12 +129,13 @@ impl SetShared {
                     }
                 }
             }
-            if pages.iter().filter(|(_, page)| page.counts).count() >= need {
+            if fewest(&pages) >= need {
                 return Ok(pages);
             }
         }
-        let have = pages.iter().filter(|(_, page)| page.counts).count() as u8;
-        Err(self.below_quorum(self.quorum.read(), have, &failures))
+        let hidden = pages.iter().filter(|(_, page)| !page.gaps.is_empty());
+        failures.extend(hidden.map(|(slot, _)| (*slot, HIDDEN.to_owned())));
+        Err(self.below_quorum(self.quorum.read(), fewest(&pages) as u8, &failures))
     }
 
     /// Slots by nearness: local ones first, then node by node, those that are slow or down last.
@@ -144,17 +157,20 @@ impl SetShared {
         range: &Range,
         key: &RegisterKey,
         mut views: BTreeMap<usize, KeyView>,
-        asked: &[(usize, bool)],
+        asked: &[Asked],
     ) -> Result<Option<Candidate>, StoreError> {
         let malformed = |e| StoreError::Internal { message: format!("scan: {e}") };
         key.placing_name().map_err(malformed)?;
         let route = self.route(key)?;
         let mut answers = vec![Answer::None; usize::from(self.n())];
-        for (slot, counts) in asked {
-            // A drive whose page covers the name and does not show it holds nothing.
-            let nothing = || KeyView { counts: *counts, ..KeyView::default() };
-            let view = views.remove(slot).unwrap_or_else(nothing);
-            answers[usize::from(route.shard_of(*slot))] = Answer::View(view);
+        for Asked { slot, counts, gaps } in asked {
+            // A drive whose page covers the name and does not show it holds nothing; in a gap it is silent.
+            let is_silent = gaps.iter().any(|gap| gap.holds(&key.name));
+            let nothing =
+                || (!is_silent).then(|| KeyView { counts: *counts, ..KeyView::default() });
+            if let Some(view) = views.remove(slot).or_else(nothing) {
+                answers[usize::from(route.shard_of(*slot))] = Answer::View(view);
+            }
         }
         let shown = match judge_latest(self.quorum, &answers) {
             Judgement::Found(candidate) if candidate.verdict == Verdict::Open => {
@@ -188,6 +204,16 @@ impl Range {
             metadata: true,
         })
     }
+}
+
+/// The fewest drives that count and show what they hold, over all names: where a gap begins, and nowhere
+/// else, their number falls.
+fn fewest(pages: &[(usize, ScanPage)]) -> usize {
+    let counting = || pages.iter().map(|(_, page)| page).filter(|page| page.counts);
+    let gaps = || pages.iter().flat_map(|(_, page)| &page.gaps);
+    let shows = |page: &&ScanPage, name: &Bytes| !page.gaps.iter().any(|gap| gap.holds(name));
+    let at = |name: &Bytes| counting().filter(|page| shows(page, name)).count();
+    gaps().map(|gap| at(&gap.first)).chain([counting().count()]).min().unwrap_or(0)
 }
 
 /// Merges pages. A page that has more covers names up to its last one: nothing beyond the smallest

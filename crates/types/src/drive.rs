@@ -8,6 +8,21 @@ use serde::{Deserialize, Serialize};
 )]
 pub struct SetEpoch(pub u64);
 
+/// What a drive's scrub is told. The scrub reads every live byte again, to find rot that no reader met.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ScrubOrder {
+    /// Nothing: how does it stand?
+    Status,
+    /// Begin a pass now; one that is held goes on.
+    Start,
+    /// Hold it, passes that would be due as well.
+    Pause,
+    /// Let it go on.
+    Resume,
+    /// Read so many bytes a second, from now on and for good.
+    Rate(u64),
+}
+
 /// The state of a drive.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -38,7 +38,7 @@ pub mod view;
 
 pub use ballot::{Ballot, BallotClock, HybridTime};
 pub use bucket::{BucketEpoch, BucketPhase, BucketStamp};
-pub use drive::{DriveState, SetEpoch};
+pub use drive::{DriveState, ScrubOrder, SetEpoch};
 pub use entry::{Entry, EntryKind, PartRef};
 pub use error::ErrorClass;
 pub use geometry::Geometry;

@@ -207,6 +207,78 @@ pub struct WorkerView {
     pub error: String,
 }
 
+/// The scrub of every drive.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ScrubView {
+    /// The drives.
+    pub drives: Vec<ScrubRow>,
+}
+
+/// The scrub of a drive: every live byte is read again, at a set rate.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ScrubRow {
+    /// The URL of its node.
+    pub node: String,
+    /// Its path.
+    pub path: String,
+    /// The drive.
+    pub drive: String,
+    /// `idle`, `shards` or `runs`, which it reads, or `paused`; empty when the drive says nothing.
+    pub state: String,
+    /// Bytes a second at most.
+    pub bytes_per_second: u64,
+    /// The pass under way, or the last; 0: there was none.
+    pub pass: u64,
+    /// When it began, in seconds since 1970.
+    pub started_at: u64,
+    /// Shards read in it.
+    pub shards_read: u64,
+    /// Bytes read in it.
+    pub bytes_read: u64,
+    /// Live shards that it has not read yet.
+    pub shards_left: u64,
+    /// Live bytes that it has not read yet.
+    pub bytes_left: u64,
+    /// Shards it found rotten.
+    pub found: u64,
+    /// Seconds left at this rate, while it runs.
+    pub seconds_left: Option<u64>,
+    /// The last pass that came to its end.
+    pub last: Option<ScrubPassView>,
+    /// The last one that read every live byte.
+    pub last_complete: Option<ScrubPassView>,
+    /// Why the drive says nothing; empty when it does.
+    pub error: String,
+}
+
+/// A pass of the scrub that came to its end.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ScrubPassView {
+    /// Its number.
+    pub pass: u64,
+    /// When it began, in seconds since 1970.
+    pub started_at: u64,
+    /// When it ended.
+    pub finished_at: u64,
+    /// Whether it read every byte that was live when it began and still was when it came by.
+    pub complete: bool,
+    /// Shards read.
+    pub shards: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes of runs read.
+    pub run_bytes: u64,
+    /// Shards found rotten.
+    pub found: u64,
+    /// Live shards that were not read.
+    pub shards_missed: u64,
+    /// Live bytes that were not read, or are not what was written.
+    pub bytes_missed: u64,
+}
+
 /// A version that lacks shards.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -90,6 +90,10 @@ impl DiskFile for HangingFile {
         self.now().read_at(offset, buf)
     }
 
+    fn read_medium(&self, offset: u64, buf: &mut [u8]) -> Result<(), DiskError> {
+        self.now().read_medium(offset, buf)
+    }
+
     fn try_read_at(&self, offset: u64, buf: &mut [u8]) -> Result<bool, DiskError> {
         // Never waits, by its contract: what hangs cannot be read without.
         if self.hang.is_on() { Ok(false) } else { self.inner.try_read_at(offset, buf) }

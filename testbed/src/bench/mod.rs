@@ -10,6 +10,7 @@
 //! | [`servers`], [`timeline`] | CPU, memory and drive bytes of the servers, in all and over time |
 //! | [`report`] | table and JSON |
 //! | [`compare`] | two files of reports as ratios |
+//! | [`index`] | one drive by hand: what object entries cost it |
 
 use std::{
     io::IsTerminal as _,
@@ -41,6 +42,7 @@ pub mod ask;
 pub mod client;
 mod compare;
 pub mod content;
+mod index;
 mod load;
 mod mix;
 mod prepare;
@@ -66,12 +68,15 @@ pub struct Bench {
 enum Other {
     /// Compare two files of --json reports: B against A.
     Compare(compare::Args),
+    /// Measure what object entries cost a drive, with sled and without.
+    Index(index::Args),
 }
 
 /// Runs what was asked for.
 pub fn command(bench: &Bench) -> Result<ExitCode> {
     match (&bench.other, &bench.load) {
         (Some(Other::Compare(args)), _) => compare::run(args).map(|()| ExitCode::SUCCESS),
+        (Some(Other::Index(args)), _) => index::run(args),
         (None, Some(args)) => run(args),
         (None, None) => bail!("say what to do, as in `testbed bench put --dir D`"),
     }

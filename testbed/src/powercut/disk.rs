@@ -119,6 +119,10 @@ impl DiskFile for Unsynced {
         self.file.read_at(offset, buf)
     }
 
+    fn read_medium(&self, offset: u64, buf: &mut [u8]) -> Result<(), DiskError> {
+        self.file.read_medium(offset, buf)
+    }
+
     fn try_read_at(&self, offset: u64, buf: &mut [u8]) -> Result<bool, DiskError> {
         self.file.try_read_at(offset, buf)
     }

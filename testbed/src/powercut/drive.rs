@@ -1,11 +1,7 @@
 //! The drive under test and the requests to it: the product's own node of one drive, with its actor,
 //! log, volumes and index, on a folder.
 
-use std::{
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use bytes::{Bytes, BytesMut};
@@ -30,6 +26,8 @@ use holdfast_types::{
     ShardIndex, VersionId, WriterId, limits, seam::Clock,
 };
 
+use crate::clock::RealClock;
+
 use super::{
     disk::{Forgetful, Skipped},
     ledger::{Op, Shown},
@@ -42,20 +40,6 @@ const SHARD: ShardIndex = ShardIndex(0);
 
 /// A request takes no longer, on a machine that is busy with other things, too.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// The machine's clocks.
-struct RealClock(Instant);
-
-impl Clock for RealClock {
-    fn wall_micros(&self) -> u64 {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        since.as_micros() as u64
-    }
-
-    fn monotonic_micros(&self) -> u64 {
-        self.0.elapsed().as_micros() as u64
-    }
-}
 
 /// Small files and small bounds: segments, volumes, runs and manifests come and go within a second.
 fn options() -> DriveOptions {
@@ -116,7 +100,7 @@ impl Subject {
                 None => real,
             })
         };
-        let clock: Arc<dyn Clock> = Arc::new(RealClock(Instant::now()));
+        let clock: Arc<dyn Clock> = Arc::new(RealClock::new());
         let disk = device(&named).map_err(|error: holdfast_drive::disk::DiskError| error)?;
         if Identity::load(&*disk).map_err(|fault| anyhow::anyhow!("{fault}"))?.is_none() {
             let formatted_at = clock.wall_micros();

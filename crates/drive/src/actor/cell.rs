@@ -240,11 +240,12 @@ impl DriveCell {
     fn send_job(&self, job: BackgroundJob) {
         let (Some(parts), Some(actor)) = (&self.parts, &self.actor) else { return };
         let (actor, report, name) = (actor.clone(), parts.report.clone(), job.name);
+        let priority = job.priority;
         let work = move || match catch_unwind(AssertUnwindSafe(|| job.run())) {
             Ok(outcome) => actor.do_send(JobDone(outcome)),
             Err(_) => report(DriveEvent::Died { cause: format!("{name} panicked") }),
         };
-        if parts.io.submit(Priority::Heal, work).is_err() {
+        if parts.io.submit(priority, work).is_err() {
             tracing::warn!(drive = %self.id, job = name, "a job was refused");
         }
     }

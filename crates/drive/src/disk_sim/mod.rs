@@ -412,6 +412,10 @@ impl DiskFile for SimFile {
         Ok(())
     }
 
+    fn read_medium(&self, offset: u64, buf: &mut [u8]) -> Result<(), DiskError> {
+        self.read_at(offset, buf)
+    }
+
     fn try_read_at(&self, offset: u64, buf: &mut [u8]) -> Result<bool, DiskError> {
         {
             let state = self.disk.shared.state.lock();

@@ -7,6 +7,7 @@ use holdfast_types::OperationId;
 use crate::{
     checkpoint::DurableFacts,
     disk::BLOCK_U64,
+    scrub::Phase,
     value::{Extent, PLACE_SPACE, Place, PlaceRecord, REPAIR_SPACE, TOMBSTONE_SPACE, Value},
 };
 
@@ -50,6 +51,19 @@ impl Drive {
             count.places.iter().map(|(op, record)| (*op, record.references)).collect();
         same("references", &named, &count.references)?;
         let facts = &self.table.facts;
+        let shards = count.places.values().filter(|record| !record.place.is_none()).count() as u64;
+        same("shards", &facts.shards, &shards)?;
+        if self.table.scrub.phase == Phase::Shards {
+            let ledger = &self.table.scrub.ledger;
+            let ahead =
+                |(op, _): &(&OperationId, _)| PlaceRecord::key(**op)[..] >= ledger.from()[..];
+            let mut owed = crate::scrub::Count::default();
+            for (_, record) in count.places.iter().filter(ahead).filter(|(_, r)| !r.place.is_none())
+            {
+                owed.add(crate::scrub::Count::one(record.place.len()));
+            }
+            same("what the scrub owes", &ledger.owed(), &owed)?;
+        }
         same("registers", &facts.registers, &count.registers)?;
         same("used bytes", &facts.used_bytes, &count.used_bytes)?;
         let repairs = chores.iter().filter(|key| key[0] == REPAIR_SPACE).count() as u64;
@@ -92,6 +106,9 @@ impl Drive {
         loop {
             let page = self.table.layers.scan_patiently(&start, Some(end));
             let page = page.map_err(|e| e.to_string())?;
+            if let Some(gap) = &page.gap {
+                return Err(format!("rot that no merge has passed by hides records: {gap:?}"));
+            }
             for (key, value) in &page.items {
                 visit(key, value)?;
             }

@@ -7,6 +7,8 @@
 //! 3. The run is fed to the index, which may thus be ahead of the manifest: replay never asks it.
 //! 4. The manifest is stored: from here replay starts behind the batch.
 //! 5. The run answers, then the frozen overlay goes, then segments are recycled.
+//!
+//! After each checkpoint and merge a stretch of the index is compared with the runs (INV-INDEX-1).
 
 use std::sync::Arc;
 
@@ -123,6 +125,11 @@ impl Background {
         Arc::new(IndexedBase::new(self.runs.clone(), self.keeper.clone()))
     }
 
+    /// The runs.
+    pub(super) const fn runs(&self) -> &Arc<RunStore> {
+        &self.runs
+    }
+
     /// Bytes of all runs: what a merge of them writes at most.
     pub(super) fn run_bytes(&self) -> u64 {
         self.last.runs.iter().map(|run| run.bytes).sum()
@@ -131,6 +138,11 @@ impl Background {
     /// Whether the runs answer because the index is not to be trusted.
     pub(super) fn is_reindexing(&self) -> bool {
         self.index_opened && self.keeper.wants_rebuild()
+    }
+
+    /// How often the index was set aside.
+    pub(super) fn index_faults(&self) -> u64 {
+        self.keeper.faults()
     }
 
     fn store(&self) -> Store {
@@ -167,11 +179,13 @@ impl Store {
         }
         let runs = run.iter().map(|run| run.meta().clone()).chain(self.runs.set().metas());
         let checkpoint = Checkpoint { runs: runs.collect(), ..frozen.checkpoint.clone() };
-        self.put(checkpoint, |runs| {
+        let stored = self.put(checkpoint, |runs| {
             if let Some(run) = run {
                 runs.install_newest(run);
             }
-        })
+        })?;
+        self.keeper.sample(&self.runs, &frozen.checkpoint.rot);
+        Ok(stored)
     }
 
     /// Merges runs, and lets a manifest name the outcome at the same position.
@@ -182,7 +196,9 @@ impl Store {
                 tracing::warn!("runs to be merged are no longer side by side");
             }
             let checkpoint = Checkpoint { runs: self.runs.set().metas(), ..last };
-            self.put(checkpoint, |_| ())
+            let stored = self.put(checkpoint, |_| ())?;
+            self.keeper.sample(&self.runs, &stored.0.rot);
+            Ok(stored)
         });
         match stored {
             Ok((checkpoint, oldest)) => Stored::Yes(checkpoint, oldest),
@@ -239,6 +255,7 @@ impl Drive {
                 segments: self.segment_uses(log.batch - 1),
                 runs: Vec::new(),
                 rot: self.table.layers.rot().clone(),
+                scrub: self.table.scrub.settled(),
             },
             overlay: self.table.layers.freeze(),
         };

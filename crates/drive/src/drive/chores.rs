@@ -8,7 +8,6 @@ use holdfast_types::{Ballot, BucketId, BucketPhase, OperationId, RegisterKey, Ve
 
 use crate::{
     api::{Chore, ChoreKind, DriveReply, ListChores, Pin},
-    overlay::BaseError,
     table::Dropped,
     value::{PlaceRecord, REPAIR_SPACE, RegisterRecord, TOMBSTONE_SPACE, UNSETTLED_SPACE},
 };
@@ -135,17 +134,8 @@ impl Drive {
         let mut chores = Vec::new();
         loop {
             let end = [space + 1];
-            let page = match self.table.layers.scan(&start, Some(&end), list.limit as usize) {
-                // What it hides is not listed here; the other drives list it, too (ADR 0017).
-                Err(BaseError::Rotten(met)) if self.table.layers.rot().knows(&(&met).into()) => {
-                    match met.end.filter(|behind| behind[..] < end[..]) {
-                        Some(behind) => start = behind.to_vec(),
-                        None => return Ok(DriveReply::Chores(chores)),
-                    }
-                    continue;
-                }
-                page => page?,
-            };
+            // What rot hides is not listed here; the other drives list it, too (ADR 0017).
+            let page = self.table.layers.scan(&start, Some(&end), list.limit as usize)?;
             let register_at = if space == REPAIR_SPACE { 1 } else { 9 };
             // All at once, so that they are brought up by one trip to the I/O threads.
             let shown = |key: &Bytes| {

@@ -3,14 +3,19 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use holdfast_types::ErrorClass;
+use bytes::Bytes;
+use holdfast_types::{ErrorClass, OperationId};
 
 use crate::{
     disk::{BLOCK_U64, DiskError, DiskErrorKind, DiskFile, Space},
+    io_pool::Priority,
     log::{record::Record, segment::create_segment},
+    overlay::BaseError,
 };
 
-use super::{Drive, Stop, checkpoint::Stored, evacuate::Step, recycle::Found, verify::Verified};
+use super::{
+    Drive, Stop, checkpoint::Stored, evacuate::Step, recycle::Found, scrub, verify::Verified,
+};
 
 /// What is under way.
 #[derive(Default)]
@@ -38,6 +43,8 @@ pub(super) struct Jobs {
 pub struct BackgroundJob {
     /// What it does, for the list of workers.
     pub name: &'static str,
+    /// What it waits behind.
+    pub priority: Priority,
     work: Box<dyn FnOnce() -> JobOutcome + Send>,
 }
 
@@ -64,6 +71,8 @@ pub(super) enum Done {
     Sparse(u32, Result<Vec<Found>, DiskError>),
     Evacuated(Step),
     Verified(Verified),
+    Scrubbed(scrub::Step),
+    Named(Result<Vec<(Bytes, OperationId)>, BaseError>),
 }
 
 /// A job that does `work`.
@@ -71,7 +80,16 @@ pub(super) fn job(
     name: &'static str,
     work: impl FnOnce() -> Done + Send + 'static,
 ) -> BackgroundJob {
-    BackgroundJob { name, work: Box::new(move || JobOutcome(work())) }
+    job_behind(Priority::Heal, name, work)
+}
+
+/// As [`job`], of another priority.
+pub(super) fn job_behind(
+    priority: Priority,
+    name: &'static str,
+    work: impl FnOnce() -> Done + Send + 'static,
+) -> BackgroundJob {
+    BackgroundJob { name, priority, work: Box::new(move || JobOutcome(work())) }
 }
 
 /// How often space is asked for.
@@ -99,6 +117,7 @@ impl Drive {
             jobs.extend(self.evacuation_job());
             jobs.extend(self.compaction_job());
             jobs.extend(self.verify_jobs());
+            jobs.extend(self.scrub_jobs());
         }
         jobs
     }
@@ -141,6 +160,8 @@ impl Drive {
             Done::Sparse(segment, found) => self.compact(segment, found),
             Done::Evacuated(step) => self.evacuated(step),
             Done::Verified(verified) => self.verified(verified),
+            Done::Scrubbed(step) => self.scrubbed(step),
+            Done::Named(found) => self.culprits_found(found),
         }
     }
 

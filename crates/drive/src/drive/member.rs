@@ -148,7 +148,8 @@ impl Drive {
         self.admit(&list.scope, false, gate)?;
         let limit = list.limit.clamp(1, INDEX_LINES_MAX) as usize;
         // The drive's own records lie behind the registers'.
-        let page = self.table.layers.scan(&list.start, Some(&[PLACE_SPACE]), limit)?;
+        let end = list.end.as_deref().unwrap_or(&[PLACE_SPACE]).min(&[PLACE_SPACE]);
+        let page = self.table.layers.scan(&list.start, Some(end), limit)?;
         *gate = (*gate).max(page.gate);
         // What is not in memory is brought up by one trip to the I/O threads, not by one a part.
         let records = page.items.iter().filter_map(|(_, value)| match &**value {
@@ -162,7 +163,7 @@ impl Drive {
         self.table.layers.ready(keys.take(PARTS_LOOKED_MAX + PARTS_LOOKED_AT))?;
         let mut lines = Vec::with_capacity(page.items.len());
         let mut looked = 0;
-        let mut next = page.next;
+        let (mut next, gaps) = (page.next, page.gap.into_iter().collect());
         for (register, value) in page.items {
             let Value::Register(record) = &*value else { continue };
             if looked > PARTS_LOOKED_MAX {
@@ -186,7 +187,7 @@ impl Drive {
             }
             lines.push(IndexLine { key, version, entries });
         }
-        Ok(DriveReply::Member(MemberReply::Index(IndexPage { lines, next })))
+        Ok(DriveReply::Member(MemberReply::Index(IndexPage { lines, gaps, next })))
     }
 
     /// Parts that an entry names and whose shard is not here: of the first [`PARTS_LOOKED_AT`], for a

@@ -26,6 +26,8 @@
 //! | `jobs` | what happens in the background: spare segments and volumes |
 //! | `checkpoint` | overlay to run, manifest, merges, the index |
 //! | `rot` | run blocks that rotted: what they hid is on record, and not answered |
+//! | `scrub` | every live byte read again, at a set rate |
+//! | `culprits` | which registers name a shard that was found rotten |
 //! | `recycle` | segments used again, live shards moved out of them |
 //! | `space` | the reserve; segments and volumes given back |
 //! | `evacuate` | shards moved out of fragmented volumes |
@@ -35,6 +37,7 @@
 mod audit;
 mod checkpoint;
 mod chores;
+mod culprits;
 mod erase;
 mod evacuate;
 mod jobs;
@@ -43,6 +46,7 @@ mod open;
 mod read;
 mod recycle;
 mod rot;
+mod scrub;
 mod space;
 mod verify;
 mod volatile;
@@ -121,6 +125,8 @@ pub struct DriveOptions {
     pub move_bytes_per_second: u64,
     /// Bytes of the cache of run blocks.
     pub run_cache_bytes: usize,
+    /// How long after the begin of a scrub the next one begins by itself; `None`: only when told to.
+    pub scrub_every_micros: Option<u64>,
     /// What the index is kept in; without one the runs alone answer.
     pub index: IndexBackend,
     /// What the index holds.
@@ -144,6 +150,7 @@ impl Default for DriveOptions {
             // A quarter of what one hard disk writes.
             move_bytes_per_second: 32 << 20,
             run_cache_bytes: 16 << 20,
+            scrub_every_micros: None,
             index: IndexBackend::Off,
             index_content: IndexContent::default(),
             volumes: VolumeSizes { first: 64 << 20, max: 1 << 30, reserve: 256 << 20 },
@@ -185,6 +192,7 @@ pub struct Drive {
     space: Space,
     jobs: jobs::Jobs,
     suspects: verify::Suspects,
+    scrub: scrub::Scrub,
     evacuation: evacuate::Evacuation,
     given_back: GivenBack,
     background: checkpoint::Background,
@@ -272,6 +280,7 @@ impl Drive {
             DriveRequest::ListChores(list) => self.list_chores(list),
             DriveRequest::InstallBucket(scope) => self.install_bucket(scope, gate),
             DriveRequest::Pin(pin) => self.pin(pin.clone()),
+            DriveRequest::Scrub(order) => self.scrub(*order),
             DriveRequest::Verify(verify) => return self.verify(verify, gate),
             DriveRequest::Member(request) => self.member(request, gate),
         };
@@ -386,6 +395,7 @@ impl Drive {
             repairs: facts.repairs,
             open_count: facts.open_count,
             syncs: self.syncs.load(Ordering::Relaxed),
+            index_faults: self.background.index_faults(),
         }
     }
 

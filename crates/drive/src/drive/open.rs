@@ -96,6 +96,7 @@ impl Drive {
             segments: Vec::new(),
             runs: Vec::new(),
             rot: crate::rot::RotRanges::default(),
+            scrub: crate::scrub::Book::default(),
         };
         manifests.store(&first).map_err(|e| manifest_fault(&**disk, e))?;
         disk.sync_dir("")?;
@@ -156,6 +157,7 @@ impl Drive {
             space,
             jobs: Jobs::default(),
             suspects: super::verify::Suspects::default(),
+            scrub: super::scrub::Scrub::default(),
             evacuation: super::evacuate::Evacuation::default(),
             given_back: super::GivenBack::default(),
             background,

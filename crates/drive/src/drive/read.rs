@@ -7,11 +7,11 @@ use holdfast_erasure::Salt;
 use holdfast_register::{KeyState, KeyView, decide::remembers_since, decide_prepare};
 use holdfast_types::{
     Ballot, ErrorClass, Geometry, HybridTime, OperationId, RegisterKey, ShardIndex, VersionId,
-    limits,
+    codec::Reader, limits,
 };
 
 use crate::{
-    api::{DriveReply, InlineShard, Prepare, Read, Scan, ScanPage, ScannedKey, ShardRead},
+    api::{DriveReply, Gap, InlineShard, Prepare, Read, Scan, ScanPage, ScannedKey, ShardRead},
     disk::DiskFile,
     gate::{Completion, Gate},
     log::record::Record,
@@ -250,13 +250,22 @@ impl Drive {
             None => prefix_end(&key(Bytes::new()).encode()[..17]),
         };
         let mut keys: BTreeMap<Bytes, KeyState> = BTreeMap::new();
+        let mut gaps = Vec::new();
         loop {
             let page = self.table.layers.scan(&start, end.as_deref(), limit + 1)?;
             *gate = (*gate).max(page.gate);
+            if let Some(gap) = &page.gap {
+                gaps.push(gap_of_names(scan, gap));
+                // Of a key that it cuts some registers are hidden: it is not shown at all.
+                keys.retain(|prefix, _| !is_hidden(&gaps, prefix));
+            }
             for (register, value) in &page.items {
                 let prefix = register.slice(..register.len().saturating_sub(16));
                 if keys.len() > limit && !keys.contains_key(&prefix) {
                     break;
+                }
+                if is_hidden(&gaps, &prefix) {
+                    continue;
                 }
                 add_register(&mut keys, prefix, register, value);
             }
@@ -273,8 +282,31 @@ impl Drive {
             .take(limit)
             .map(|(prefix, state)| scanned(&prefix, state, (floor, counts), scan.metadata));
         let keys = page.collect::<Result<Vec<_>, Stop>>()?;
-        Ok(DriveReply::Page(ScanPage { keys, more, counts }))
+        Ok(DriveReply::Page(ScanPage { keys, gaps, more, counts }))
     }
+}
+
+/// Whether the name of an encoded key lies in a gap.
+fn is_hidden(gaps: &[Gap], prefix: &[u8]) -> bool {
+    let name = || RegisterKey::decode(&mut Reader::new(prefix)).map(|key| key.name);
+    !gaps.is_empty() && name().is_ok_and(|name| gaps.iter().any(|gap| gap.holds(&name)))
+}
+
+/// The names that a gap in the registers touches.
+fn gap_of_names(scan: &Scan, gap: &Gap) -> Gap {
+    let prefix =
+        RegisterKey { space: scan.space, bucket: scan.scope.bucket.id, name: Bytes::new() };
+    let prefix = &prefix.encode()[..17];
+    let name = |register: &[u8]| {
+        let inside = register.starts_with(prefix);
+        let key = inside.then(|| RegisterKey::decode(&mut Reader::new(register)).ok());
+        key.flatten().map(|key| key.name)
+    };
+    let first = name(&gap.first).unwrap_or_else(|| scan.start.clone());
+    // Registers of the name at its end may lie in it, too.
+    let last = gap.end.as_ref().and_then(|end| name(end));
+    let end = last.map(|last| [&last[..], &[0]].concat().into());
+    Gap { first, end: end.or_else(|| scan.end.clone()) }
 }
 
 fn view_reply(view: KeyView, shards: (Vec<InlineShard>, Vec<WantedShard>)) -> Reply {
@@ -303,7 +335,7 @@ fn scanned(
 ) -> Result<ScannedKey, Stop> {
     let unreadable =
         |e: holdfast_types::codec::CodecError| Stop::Failed(ErrorClass::Damaged, e.to_string());
-    let key = RegisterKey::decode(&mut holdfast_types::codec::Reader::new(prefix));
+    let key = RegisterKey::decode(&mut Reader::new(prefix));
     let name = key.map_err(unreadable)?.name;
     for held in state.registers.values_mut().flat_map(|register| &mut register.entries) {
         held.entry.parts = Vec::new();

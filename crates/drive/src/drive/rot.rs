@@ -11,7 +11,6 @@ use crate::{
     log::record::Record,
     overlay::BaseError,
     rot::{RANGES_MAX, RotRange},
-    runs::RottenRange,
     table::Table,
     value::{PLACE_SPACE, PlaceRecord, Value},
     volume::VolumeSet,
@@ -69,28 +68,8 @@ pub(super) fn disown(table: &mut Table, volumes: &VolumeSet) -> Result<(), BaseE
     let mut void: Vec<(OperationId, PlaceRecord)> = Vec::new();
     let mut start = bytes::Bytes::from(vec![PLACE_SPACE]);
     let end = [PLACE_SPACE + 1];
-    let mut until = None;
     loop {
-        let bound =
-            until.clone().map_or_else(|| end.to_vec(), |until: bytes::Bytes| until.to_vec());
-        let page = match table.layers.scan_patiently(&start, Some(&bound)) {
-            Ok(page) => page,
-            Err(BaseError::Rotten(met)) => {
-                let RottenRange { start: first, end: behind, .. } = &met;
-                table.layers.meet(met.clone());
-                if *first > start && until.as_ref() != Some(first) {
-                    until = Some(first.clone());
-                    continue;
-                }
-                until = None;
-                match behind.clone().filter(|behind| behind[..] < end[..]) {
-                    Some(behind) if behind > start => start = behind,
-                    _ => break,
-                }
-                continue;
-            }
-            Err(error) => return Err(error),
-        };
+        let page = table.layers.scan_patiently(&start, Some(&end))?;
         for (key, value) in &page.items {
             let Value::Place(record) = &**value else { continue };
             let Some(id) = key.get(1..).and_then(|id| id.try_into().ok()) else { continue };
@@ -99,10 +78,9 @@ pub(super) fn disown(table: &mut Table, volumes: &VolumeSet) -> Result<(), BaseE
                 void.push((operation, record.clone()));
             }
         }
-        match (page.next, until.take()) {
-            (Some(next), kept) => (start, until) = (next, kept),
-            (None, Some(rot)) => start = rot,
-            (None, None) => break,
+        match page.next {
+            Some(next) => start = next,
+            None => break,
         }
     }
     for (operation, record) in void {

@@ -21,7 +21,7 @@ use crate::{
     api::{DriveReply, Verify},
     gate::Completion,
     log::record::Record,
-    value::PlaceRecord,
+    value::{PlaceRecord, RegisterRecord},
 };
 
 use super::{
@@ -63,6 +63,18 @@ pub(super) struct Verified {
     rot: Option<String>,
 }
 
+impl Suspects {
+    /// Whether a shard waits to be looked at.
+    pub(super) fn is_known(&self, operation: OperationId) -> bool {
+        self.known.contains_key(&operation)
+    }
+
+    /// Whether no more should come.
+    pub(super) fn is_full(&self) -> bool {
+        self.known.len() >= SUSPECTS_MAX
+    }
+}
+
 impl Drive {
     /// What is known of a suspected shard: enough to answer, or where to look.
     pub(super) fn verify(&mut self, verify: &Verify, gate: &mut u64) -> Result<Reply, Stop> {
@@ -85,7 +97,7 @@ impl Drive {
         if !record.is_whole() || record.shard != verify.shard {
             return Ok(Reply::Whole(DriveReply::Accepted(ShardStatus::Missing)));
         }
-        if self.suspects.known.len() >= SUSPECTS_MAX {
+        if self.suspects.is_full() {
             let message = "verify: too many shards wait to be looked at";
             return Err(Stop::Failed(ErrorClass::Overloaded, message.to_owned()));
         }
@@ -103,21 +115,38 @@ impl Drive {
         for key in keys {
             let found = self.table.key(key)?;
             for (version, state) in &found.state.registers {
-                let Some(geometry) = shape_of(&state.entries, operation) else { continue };
                 let register = Bytes::from(key.encode_register(*version));
-                let (record, gate) = self.table.place(operation)?;
-                let batch = gate.max(found.gate);
-                let known = self.suspects.known.len();
-                return Ok((record.is_whole() && known < SUSPECTS_MAX).then_some(Suspect {
-                    operation,
-                    register,
-                    geometry,
-                    record,
-                    batch,
-                }));
+                if shape_of(&state.entries, operation).is_some() {
+                    return self.suspect_at(register, &state.entries, operation, found.gate);
+                }
             }
         }
         Ok(None)
+    }
+
+    /// As [`Self::suspect`], for the sake of this register.
+    pub(super) fn suspect_in(
+        &self,
+        register: Bytes,
+        held: &RegisterRecord,
+        operation: OperationId,
+    ) -> Result<Option<Suspect>, Stop> {
+        let (_, gate) = self.table.register(&register)?;
+        self.suspect_at(register, &held.state.entries, operation, gate)
+    }
+
+    fn suspect_at(
+        &self,
+        register: Bytes,
+        entries: &[Held],
+        operation: OperationId,
+        gate: u64,
+    ) -> Result<Option<Suspect>, Stop> {
+        let Some(geometry) = shape_of(entries, operation) else { return Ok(None) };
+        let (record, place_gate) = self.table.place(operation)?;
+        let batch = gate.max(place_gate);
+        let takes = record.is_whole() && !self.suspects.is_full();
+        Ok(takes.then_some(Suspect { operation, register, geometry, record, batch }))
     }
 
     /// Queues a look; `done` hears what it found.

@@ -302,7 +302,6 @@ impl Drive {
         let current = self.table.layers.base().1;
         match result {
             Ok(loaded) if generation == current => {
-                self.table.layers.remember(&loaded);
                 waiting.loaded.extend(loaded);
                 self.resume(number, waiting);
             }

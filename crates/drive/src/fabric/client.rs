@@ -331,7 +331,7 @@ fn weight(request: &DriveRequest) -> usize {
             MemberRequest::Restock(r) => 2 * r.key.name.len() + source(&r.source),
             MemberRequest::Membership | MemberRequest::Rebuilt(_) => 0,
         },
-        DriveRequest::InstallBucket(_) | DriveRequest::Facts => 0,
+        DriveRequest::InstallBucket(_) | DriveRequest::Facts | DriveRequest::Scrub(_) => 0,
     };
     FIXED_BYTES + own
 }

@@ -15,6 +15,7 @@
 //! 10 Stand   standing u8 | floor 28 | purge floor 28
 //! 11 Erase   register key blob
 //! 12 Rot     first key blob | end blob | log position varint | highest ballot 28
+//! 13 Scrub   book, as in scrub.rs
 //! ```
 
 use bytes::Bytes;
@@ -28,6 +29,7 @@ use holdfast_types::{
 use crate::{
     member::Standing,
     rot::RotRange,
+    scrub::Book,
     value::{Note, Place, decode_held, encode_held},
 };
 
@@ -43,6 +45,7 @@ const MEMBER: u8 = 9;
 const STAND: u8 = 10;
 const ERASE: u8 = 11;
 const ROT: u8 = 12;
+const SCRUB: u8 = 13;
 
 /// Marks inline bytes that ride in the record itself.
 const INLINE: u8 = 1;
@@ -137,6 +140,8 @@ pub enum Record {
     },
     /// Rot in a run hides what was known of a range of keys.
     Rot(RotRange),
+    /// How the scrub stands, exact as of this record.
+    Scrub(Box<Book>),
 }
 
 /// A shard that a record brings.
@@ -245,6 +250,10 @@ impl Record {
                 range.encode(out);
                 (ROT, &[])
             }
+            Self::Scrub(book) => {
+                book.encode(out);
+                (SCRUB, &[])
+            }
         }
     }
 
@@ -300,6 +309,8 @@ impl Record {
                 purge_floor: Ballot::decode(body)?,
             },
             ERASE => Self::Erase { register: body.blob_bytes()? },
+            ROT => Self::Rot(RotRange::decode(body)?),
+            SCRUB => Self::Scrub(Box::new(Book::decode(body)?)),
             _ => return Err(CodecError::Unknown("log record")),
         })
     }

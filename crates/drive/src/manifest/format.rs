@@ -1,10 +1,11 @@
 //! The bytes of a manifest (docs/format/index.md).
 //!
 //! ```text
-//! magic 8 = "HFMANIF3" | drive 16 | sequence u64
+//! magic 8 = "HFMANIF4" | drive 16 | sequence u64
 //!   | log: segment varint, offset varint, batch varint, chain 16
 //!   | facts: open count varint, set epoch varint, standing u8, floor 28, ceiling 28, purge floor 28,
-//!            registers varint, repairs varint, used bytes varint
+//!            registers varint, repairs varint, used bytes varint,
+//!            shards varint
 //!   | membership blob
 //!   | buckets: count varint, each a bucket stamp
 //!   | volumes: count varint, each: volume varint, blocks varint, bitmap bytes varint, page refs
@@ -12,6 +13,7 @@
 //!   | runs: count varint, newest first, each: id, items, removals, bytes, lsn min, lsn max varint,
 //!           first key blob, last key blob, highest ballot 28
 //!   | rot: count varint, each: first key blob, end blob, log position varint, highest ballot 28
+//!   | scrub: book, as in scrub.rs
 //!   | checksum 16 (XXH3-128 over all before it)
 //! page ref | form u8: 0 all free, 1 all taken, 2 stored: slot varint, checksum 16
 //! ```
@@ -32,9 +34,10 @@ use crate::{
     meta_index::Lsn,
     rot::{RotRange, RotRanges},
     runs::{RunId, RunMeta},
+    scrub::Book,
 };
 
-const MAGIC: [u8; 8] = *b"HFMANIF3";
+const MAGIC: [u8; 8] = *b"HFMANIF4";
 const CHECKSUM_BYTES: usize = 16;
 
 /// Bytes of a bitmap page.
@@ -168,6 +171,7 @@ pub fn encode(checkpoint: &Checkpoint, pages: &Pages) -> Vec<u8> {
     for range in checkpoint.rot.all() {
         range.encode(&mut out);
     }
+    checkpoint.scrub.encode(&mut out);
     let mut bytes = out.into_bytes();
     let sum = xxh3_128(&bytes);
     bytes.extend_from_slice(&sum.to_be_bytes());
@@ -200,6 +204,7 @@ pub fn decode(bytes: &[u8]) -> Result<(Checkpoint, Pages), CodecError> {
     let segments = decode_list(&mut input, decode_segment)?;
     let runs = decode_list(&mut input, decode_run)?;
     let rot = RotRanges::new(decode_list(&mut input, RotRange::decode)?);
+    let scrub = Book::decode(&mut input)?;
     input.finish()?;
     let checkpoint = Checkpoint {
         drive,
@@ -212,6 +217,7 @@ pub fn decode(bytes: &[u8]) -> Result<(Checkpoint, Pages), CodecError> {
         segments,
         runs,
         rot,
+        scrub,
     };
     Ok((checkpoint, pages))
 }
@@ -251,7 +257,7 @@ fn encode_facts(facts: &DurableFacts, out: &mut Writer) {
     for ballot in [&facts.floor, &facts.ceiling, &facts.purge_floor] {
         ballot.encode(out);
     }
-    for number in [facts.registers, facts.repairs, facts.used_bytes] {
+    for number in [facts.registers, facts.repairs, facts.used_bytes, facts.shards] {
         out.varint(number);
     }
 }
@@ -267,6 +273,7 @@ fn decode_facts(input: &mut Reader<'_>) -> Result<DurableFacts, CodecError> {
         registers: input.varint()?,
         repairs: input.varint()?,
         used_bytes: input.varint()?,
+        shards: input.varint()?,
     })
 }
 

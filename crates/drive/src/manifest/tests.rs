@@ -51,6 +51,7 @@ fn checkpoint(sequence: u64, random: &SeededRandom) -> Checkpoint {
             registers: 4,
             repairs: 5,
             used_bytes: 6,
+            shards: 2,
         },
         membership: Bytes::from_static(b"who"),
         buckets: vec![BucketStamp::REGISTRY; 3],
@@ -59,6 +60,7 @@ fn checkpoint(sequence: u64, random: &SeededRandom) -> Checkpoint {
             VolumeMap { volume: 9, blocks: 8, bitmap: vec![5] },
         ],
         segments: vec![SegmentUse { segment: 8, live_shards: 1, live_bytes: 2, last_batch: 3 }],
+        scrub: crate::scrub::Book { rate: 7, ..crate::scrub::Book::default() },
         rot: RotRanges::new(vec![RotRange {
             start: Bytes::copy_from_slice(&[1, sequence as u8]),
             end: Bytes::copy_from_slice(&[2]),

@@ -5,7 +5,7 @@
 //!            open: certified at or beyond the manifest
 //!  Untrusted ------------------------------------------> Trusted
 //!      ^  \___ rebuild: all runs, then what came since __^   |
-//!      |_____________ any IndexError (set aside) ____________|
+//!      |___ any IndexError, or a sample that disagrees _____|
 //! ```
 //!
 //! Order of a checkpoint: run durable -> [`IndexKeeper::apply`] -> manifest -> overlay dropped. So the
@@ -24,53 +24,18 @@ use std::{
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
+pub use super::span::IndexContent;
 use super::{
-    IndexError, Lookup, Lsn, MemoryIndex, MemoryMedium, MetaIndex, SledIndex,
-    sled::{IndexDir, with_patience},
+    IndexError, IndexPage, Lookup, Lsn, MemoryIndex, MemoryMedium, MetaIndex, SledIndex,
+    sample::{SAMPLE_RECORDS, Sampler, Stretch, disagreement},
+    sled::with_patience,
 };
-use holdfast_types::Keyspace;
-
-use crate::runs::{
-    MergeIter, Patience, Run, RunContent, RunCursor, RunError, RunItem, RunSet, RunStore,
+use crate::{
+    rot::RotRanges,
+    runs::{
+        Merge, MergeIter, Patience, Run, RunContent, RunCursor, RunError, RunItem, RunSet, RunStore,
+    },
 };
-use crate::value::REPAIR_SPACE;
-
-/// Beyond this many items, object entries among them, sled costs more than it gives (60 us an insert, 25-40 MB of memory a
-/// million: DRIVE.md), and the runs alone answer.
-pub const INDEX_ITEMS_MAX: u64 = 4_000_000;
-
-/// What the index holds. The runs hold everything, whatever this says.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum IndexContent {
-    /// Uploads, parts, buckets, documents and repair records. Measured: feeding sled with
-    /// objects, two records a drive and write, costs more than the runs' look-ups it spares at any
-    /// number of objects, and as much memory again as everything else.
-    #[default]
-    Few,
-    /// Object entries and places, too.
-    All,
-}
-
-impl IndexContent {
-    /// Whether keys that begin like `key` are held.
-    fn holds(self, key: &[u8]) -> bool {
-        let few = |space: &u8| match Keyspace::try_from(*space) {
-            Ok(space) => space != Keyspace::Object,
-            Err(_) => *space == REPAIR_SPACE,
-        };
-        self == Self::All || key.first().is_some_and(few)
-    }
-
-    /// Whether all keys of a range are held: those of one space.
-    fn holds_range(self, start: &[u8], end: Option<&[u8]>) -> bool {
-        let within = |space: &u8, end: &[u8]| {
-            let next = [space.wrapping_add(1)];
-            end.first() == Some(space) || (*end == next && next != [0])
-        };
-        let one_space = start.first().zip(end).is_some_and(|(space, end)| within(space, end));
-        self == Self::All || (one_space && self.holds(start))
-    }
-}
 
 /// Items between two signs of progress.
 const PROGRESS_ITEMS: usize = 256;
@@ -131,8 +96,10 @@ pub struct IndexKeeper {
     content: IndexContent,
     trusted: RwLock<Option<Arc<dyn MetaIndex>>>,
     wants_rebuild: AtomicBool,
-    /// Held by whoever feeds the index.
-    feeding: Mutex<()>,
+    /// Held by whoever feeds the index, or compares it with the runs.
+    feeding: Mutex<Sampler>,
+    /// How often it was set aside.
+    faults: AtomicU64,
 }
 
 impl IndexKeeper {
@@ -145,7 +112,8 @@ impl IndexKeeper {
             content,
             trusted: RwLock::new(None),
             wants_rebuild,
-            feeding: Mutex::new(()),
+            feeding: Mutex::default(),
+            faults: AtomicU64::new(0),
         }
     }
 
@@ -191,9 +159,17 @@ impl IndexKeeper {
         self.wants_rebuild.store(false, Ordering::Release);
     }
 
+    /// How often the index was set aside since the drive was opened: it failed, or said something else
+    /// than the runs.
+    #[must_use]
+    pub fn faults(&self) -> u64 {
+        self.faults.load(Ordering::Relaxed)
+    }
+
     /// Stops asking the index, because of `error`; a rebuild is wanted.
     pub fn distrust(&self, error: &IndexError) {
         let Some(index) = self.trusted.write().take() else { return };
+        self.faults.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(%error, "the index is set aside: the runs answer while it is built anew");
         self.wants_rebuild.store(true, Ordering::Release);
         if matches!(self.backend, IndexBackend::Sled { .. }) {
@@ -210,8 +186,11 @@ impl IndexKeeper {
         let Some(index) = self.trusted() else { return };
         let (run, content) = (Arc::clone(run), self.content);
         let done = self.backend.work("sled-apply", move |progress| {
-            let mut cursor = RunCursor::new(run, &[], None, false, Patience::Waits);
-            feed(&*index, content, Lsn(0), || cursor.next_item(), progress)?;
+            for span in content.spans() {
+                let run = Arc::clone(&run);
+                let mut cursor = RunCursor::new(run, span.start, span.end, false, Patience::Waits);
+                feed(&*index, Lsn(0), || cursor.next_item(), progress)?;
+            }
             index.certify(position)
         });
         if let Err(error) = done {
@@ -224,11 +203,6 @@ impl IndexKeeper {
     pub fn rebuild(&self, store: &Arc<RunStore>) -> bool {
         if matches!(self.backend, IndexBackend::Off) {
             return false;
-        }
-        let items_max = store.set().items_max();
-        let too_many = self.content == IndexContent::All && items_max > INDEX_ITEMS_MAX;
-        if too_many {
-            return self.switch_off();
         }
         store.keep_removals(true);
         let built = self.build(store);
@@ -245,8 +219,7 @@ impl IndexKeeper {
         let first = reach(&set);
         let target = Arc::clone(&index);
         self.backend.work("sled-rebuild", move |progress| {
-            let mut items = set.iter_all();
-            feed(&*target, content, Lsn(0), || items.next_item(), progress)
+            feed_all(&*target, content, set.runs(), Merge::DropRemovals, Lsn(0), progress)
         })?;
         // From here on no run is applied by others until this index is trusted.
         let _feeding = self.feeding.lock();
@@ -255,24 +228,69 @@ impl IndexKeeper {
         let target = Arc::clone(&index);
         self.backend.work("sled-catch-up", move |progress| {
             let newer = set.runs().iter().filter(|run| run.meta().lsn_max > first).cloned();
-            let merge = crate::runs::Merge::KeepRemovals;
-            let mut items = MergeIter::new(newer.collect(), &[], None, merge, Patience::Waits);
-            feed(&*target, content, first, || items.next_item(), progress)?;
+            let newer: Vec<_> = newer.collect();
+            feed_all(&*target, content, &newer, Merge::KeepRemovals, first, progress)?;
             target.certify(last)
         })?;
         self.trust(index);
         Ok(())
     }
 
-    /// The drive has outgrown its index: the runs alone answer until the next open.
-    fn switch_off(&self) -> bool {
-        self.wants_rebuild.store(false, Ordering::Release);
-        if let IndexBackend::Sled { root, .. } = &self.backend
-            && let Err(error) = IndexDir::new(root).set_aside()
-        {
-            tracing::warn!(%error, "the index of a drive that outgrew it stays");
+    /// Compares the next stretch of what the index holds with what the runs say of it, and distrusts an
+    /// index that says something else: for merges and checkpoints, on I/O threads. What is `hidden` by
+    /// rot is passed by.
+    pub fn sample(&self, store: &RunStore, hidden: &RotRanges) {
+        let mut sampler = self.feeding.lock();
+        let Some(index) = self.trusted() else { return };
+        let set = store.set();
+        // After a crash the index may be ahead of the runs, by what the next checkpoint covers again.
+        if index.certified() != Some(reach(&set)) {
+            return;
         }
-        false
+        // One round: from where the last sample ended to there again, at most.
+        for _ in 0..=self.content.spans().len() {
+            let stretch = sampler.stretch(self.content);
+            let at_start = sampler.is_at_start();
+            match self.compare(&index, &set, &stretch, hidden) {
+                Ok(Some(last)) => return sampler.advance(Some(&last)),
+                Ok(None) => sampler.advance(None),
+                Err(error) => return self.distrust(&error),
+            }
+            if !at_start {
+                return;
+            }
+        }
+    }
+
+    /// Compares one stretch; its last key, or `None` when nothing is behind it.
+    fn compare(
+        &self,
+        index: &Arc<dyn MetaIndex>,
+        set: &RunSet,
+        stretch: &Stretch,
+        hidden: &RotRanges,
+    ) -> Result<Option<Bytes>, IndexError> {
+        if hidden.first_in(&stretch.start, stretch.end).is_some() {
+            return Ok(None);
+        }
+        let shown = Arc::new(Mutex::new(IndexPage::default()));
+        let (target, index, at) = (Arc::clone(&shown), Arc::clone(index), stretch.clone());
+        self.backend.work("sled-sample", move |_| {
+            *target.lock() = index.scan(&at.start, at.end, SAMPLE_RECORDS)?;
+            Ok(())
+        })?;
+        let shown = std::mem::take(&mut *shown.lock());
+        let mut items = set.iter(&stretch.start, stretch.end);
+        // Rot is met and recorded by whoever answers from it; nothing is said of the index by it.
+        let Ok((runs, more)) = crate::runs::set::page(&mut items, SAMPLE_RECORDS) else {
+            return Ok(None);
+        };
+        if let Some(key) = disagreement(&shown, (&runs, more)) {
+            let what = format!("the runs say something else of {}", key.escape_ascii());
+            return Err(IndexError::Mismatch { what });
+        }
+        let last = runs.last().map(|item| item.key.clone());
+        Ok(last.filter(|_| more))
     }
 
     /// What is held for `key` in index or runs.
@@ -373,10 +391,26 @@ fn value_of(item: RunItem) -> Option<Bytes> {
     }
 }
 
-/// Puts and removes what `next` yields, as far as the index is to hold it and it is newer than `after`.
-fn feed(
+/// Feeds what these runs hold together of what the index is to hold, as far as it is newer than `after`.
+fn feed_all(
     index: &dyn MetaIndex,
     content: IndexContent,
+    runs: &[Arc<Run>],
+    merge: Merge,
+    after: Lsn,
+    progress: &AtomicU64,
+) -> Result<(), IndexError> {
+    for span in content.spans() {
+        let runs = runs.to_vec();
+        let mut items = MergeIter::new(runs, span.start, span.end, merge, Patience::Waits);
+        feed(index, after, || items.next_item(), progress)?;
+    }
+    Ok(())
+}
+
+/// Puts and removes what `next` yields, as far as it is newer than `after`.
+fn feed(
+    index: &dyn MetaIndex,
     after: Lsn,
     mut next: impl FnMut() -> Result<Option<RunItem>, RunError>,
     progress: &AtomicU64,
@@ -389,7 +423,7 @@ fn feed(
         if fed.is_multiple_of(PROGRESS_ITEMS) {
             progress.fetch_add(1, Ordering::Relaxed);
         }
-        if !content.holds(&item.key) || (after > Lsn(0) && item.lsn <= after) {
+        if after > Lsn(0) && item.lsn <= after {
             continue;
         }
         match &item.content {

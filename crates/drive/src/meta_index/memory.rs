@@ -89,6 +89,17 @@ impl MemoryMedium {
         }
     }
 
+    /// One record, chosen by `seed`, becomes another one that is as sound: what a stale leaf shows. Its key,
+    /// unless the medium is blank.
+    pub fn falsify(&self, seed: u64) -> Option<Vec<u8>> {
+        let mut content = self.lock();
+        let at = seed.checked_rem(content.records.len() as u64)? as usize;
+        let (key, stored) = content.records.iter_mut().nth(at)?;
+        let lsn = record::open(key, stored).ok()?.lsn()?;
+        *stored = record::seal(key, Lsn(lsn.0.saturating_sub(1)), b"what was held before");
+        Some(key.clone())
+    }
+
     /// Records there are.
     #[must_use]
     pub fn count(&self) -> usize {

@@ -15,6 +15,8 @@
 //! | module | holds |
 //! |---|---|
 //! | [`keeper`] | [`IndexKeeper`]: opens, feeds, distrusts and rebuilds the index of a drive |
+//! | [`span`] | [`IndexContent`]: which keys an index holds |
+//! | [`sample`] | what merges compare, and whether it agrees |
 //! | [`record`] | the checksummed form of a value, and the digest of a whole index |
 //! | [`sled`](mod@sled) | the index on a real disk, with nothing of sled trusted |
 //! | [`memory`] | the in-memory twin, with a medium that can lose and rot |
@@ -24,7 +26,9 @@ pub mod keeper;
 mod keeper_tests;
 pub mod memory;
 pub mod record;
+pub mod sample;
 pub mod sled;
+pub mod span;
 
 use bytes::Bytes;
 

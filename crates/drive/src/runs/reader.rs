@@ -136,6 +136,47 @@ impl Run {
         }
     }
 
+    /// Blocks it has; 0 when its frame cannot be read.
+    #[must_use]
+    pub fn block_count(&self) -> usize {
+        self.body.as_ref().map_or(0, |body| body.fences.blocks.len())
+    }
+
+    /// Reads block `number` from the medium, past all caches, and verifies it; its length.
+    ///
+    /// # Errors
+    /// [`RunError`].
+    pub fn verify_block(&self, number: usize) -> Result<u64, RunError> {
+        let body = self.body()?;
+        let fence = &body.fences.blocks[number];
+        let mut bytes = vec![0; fence.len as usize];
+        match body.file.read_medium(fence.offset, &mut bytes) {
+            Err(error) if error.kind == DiskErrorKind::Short => {
+                return Err(RunError::Rotten(self.range_of(number)));
+            }
+            other => other?,
+        }
+        let right = self.seal.open(Place::Block(number as u64), &bytes).is_some();
+        if right { Ok(fence.len.into()) } else { Err(RunError::Rotten(self.range_of(number))) }
+    }
+
+    /// Reads what is not a block, fences, filter and footer, from the medium; its length when all of it
+    /// is whole. In memory it is whole, or the run would refuse.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn verify_frame(&self) -> Result<Option<u64>, DiskError> {
+        let Some(body) = &self.body else { return Ok(None) };
+        let blocks = body.fences.blocks.last().map_or(0, |last| last.offset + u64::from(last.len));
+        let len = self.meta.bytes.saturating_sub(blocks);
+        let mut bytes = vec![0; len.min(SECTION_BYTES_MAX) as usize];
+        match body.file.read_medium(blocks, &mut bytes) {
+            Err(error) if error.kind == DiskErrorKind::Short => return Ok(None),
+            other => other?,
+        }
+        Ok(frame_is_whole(self.seal, blocks, &bytes).then_some(len))
+    }
+
     fn body(&self) -> Result<&Body, RunError> {
         self.body.as_ref().ok_or_else(|| RunError::Rotten(self.whole_range()))
     }
@@ -225,6 +266,20 @@ fn open_body(disk: &dyn Disk, seal: RunSeal, meta: &RunMeta) -> Result<Option<Bo
     let Some(Ok(fences)) = parsed else { return Ok(None) };
     let filter = read_section(&*file, seal, Place::Filter, footer.filter)?;
     Ok(Some(Body { file, fences, filter: filter.and_then(Filter::from_bytes) }))
+}
+
+/// Whether footer, fences and filter verify in `bytes`, which a run ends with from `start` on.
+fn frame_is_whole(seal: RunSeal, start: u64, bytes: &[u8]) -> bool {
+    let section = |(offset, len): (u64, u64)| {
+        let from = usize::try_from(offset.checked_sub(start)?).ok()?;
+        bytes.get(from..from.checked_add(usize::try_from(len).ok()?)?)
+    };
+    let footer = bytes.len().checked_sub(FOOTER_BYTES).map(|at| &bytes[at..]);
+    let Some(Ok(footer)) = footer.map(|footer| Footer::from_bytes(footer, seal)) else {
+        return false;
+    };
+    let sealed = |place, at| section(at).is_some_and(|bytes| seal.open(place, bytes).is_some());
+    sealed(Place::Fences, footer.fences) && sealed(Place::Filter, footer.filter)
 }
 
 /// A sealed section, verified; `None` when it is rotten.

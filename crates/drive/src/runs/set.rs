@@ -33,12 +33,6 @@ impl RunSet {
         self.runs.iter().map(|run| run.meta().clone()).collect()
     }
 
-    /// Items, counting those of each run: an upper bound of the keys held.
-    #[must_use]
-    pub fn items_max(&self) -> u64 {
-        self.runs.iter().map(|run| run.meta().items).sum()
-    }
-
     /// The set with `run` as its newest.
     #[must_use]
     pub fn with_newest(&self, run: Arc<Run>) -> Self {
@@ -120,12 +114,6 @@ impl RunSet {
     pub fn iter(&self, start: &[u8], end: Option<&[u8]>) -> MergeIter {
         MergeIter::new(self.runs.clone(), start, end, Merge::Read, Patience::Waits)
     }
-
-    /// All that is held, for building an index anew: blocks do not enter the cache.
-    #[must_use]
-    pub fn iter_all(&self) -> MergeIter {
-        MergeIter::new(self.runs.clone(), &[], None, Merge::DropRemovals, Patience::Waits)
-    }
 }
 
 /// What a merged iteration is for.
@@ -133,7 +121,7 @@ impl RunSet {
 pub enum Merge {
     /// Answers: removals are left out, blocks enter the cache.
     Read,
-    /// A merge that reaches the oldest run: removals are left out.
+    /// A merge that reaches the oldest run, or an index built anew: removals are left out.
     DropRemovals,
     /// A merge above older runs: removals stay.
     KeepRemovals,

@@ -127,6 +127,7 @@ impl SeatView {
             repairs: 0,
             open_count: 0,
             syncs: 0,
+            index_faults: 0,
         }
     }
 }

@@ -8,9 +8,9 @@ use holdfast_types::{DriveId, ErrorClass, Geometry};
 
 use crate::{
     api::DriveError,
-    disk::{BLOCK_U64, DiskError, DiskFile},
+    disk::{BLOCK, BLOCK_U64, DiskError, DiskFile},
     value::{Extent, Place},
-    volume::VolumeSet,
+    volume::{VolumeSet, extent::ExtentHeader},
 };
 
 /// Bytes read at once while a whole shard is verified; one block when that is longer.
@@ -22,6 +22,24 @@ pub struct ShardReader {
     pub(crate) salt: Salt,
     pub(crate) geometry: Geometry,
     pub(crate) source: Source,
+}
+
+/// Where bytes are read from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Medium {
+    /// The system's cache, where it has them.
+    Cache,
+    /// The device itself, where the system allows it.
+    Device,
+}
+
+impl Medium {
+    fn fill(self, file: &dyn DiskFile, offset: u64, buf: &mut [u8]) -> Result<(), DiskError> {
+        match self {
+            Self::Cache => file.read_at(offset, buf),
+            Self::Device => file.read_medium(offset, buf),
+        }
+    }
 }
 
 /// Where a shard lies, held against reuse.
@@ -47,11 +65,23 @@ impl Source {
     }
 
     /// Fills `buf` from `offset` of the shard.
-    fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), DiskError> {
+    fn read(&self, medium: Medium, offset: u64, buf: &mut [u8]) -> Result<(), DiskError> {
         match self {
-            Self::Inline { file, offset: at, .. } => file.read_at(at + offset, buf),
-            Self::Extents { volumes, extents, .. } => read_extents(volumes, extents, offset, buf),
+            Self::Inline { file, offset: at, .. } => medium.fill(&**file, at + offset, buf),
+            Self::Extents { volumes, extents, .. } => {
+                read_extents(volumes, extents, medium, offset, buf)
+            }
         }
+    }
+
+    /// The block of header that the first extent begins with; `None` inline, or when it cannot be read.
+    fn header(&self, medium: Medium) -> Option<Vec<u8>> {
+        let Self::Extents { volumes, extents, .. } = self else { return None };
+        let first = extents.first()?;
+        let file = volumes.file(first.volume).ok()?;
+        let mut block = vec![0; BLOCK];
+        medium.fill(&*file, u64::from(first.block) * BLOCK_U64, &mut block).ok()?;
+        Some(block)
     }
 }
 
@@ -69,6 +99,7 @@ impl Source {
 fn read_extents(
     volumes: &VolumeSet,
     extents: &[Extent],
+    medium: Medium,
     offset: u64,
     buf: &mut [u8],
 ) -> Result<(), DiskError> {
@@ -86,7 +117,7 @@ fn read_extents(
         let step = (holds - skip).min(rest.len() as u64) as usize;
         let (head, tail) = rest.split_at_mut(step);
         let at = u64::from(extent.block + 1) * BLOCK_U64 + skip;
-        volumes.file(extent.volume)?.read_at(at, head)?;
+        medium.fill(&*volumes.file(extent.volume)?, at, head)?;
         skip = 0;
         rest = tail;
     }
@@ -133,7 +164,7 @@ impl ShardReader {
         let mut first = 0;
         while first < self.block_count() {
             let count = u64::from(step).min(self.block_count() - first);
-            self.read(first, count)?;
+            self.read_from(Medium::Device, first, count)?;
             first += count;
         }
         Ok(())
@@ -141,7 +172,12 @@ impl ShardReader {
 
     /// Bytes as they lie there, for a copy that verifies them itself.
     pub(crate) fn read_raw(&self, offset: u64, buf: &mut [u8]) -> Result<(), DiskError> {
-        self.source.read(offset, buf)
+        self.source.read(Medium::Cache, offset, buf)
+    }
+
+    /// The header of its first extent, from the device; `None` inline, or when there is none to be read.
+    pub(crate) fn header(&self) -> Option<ExtentHeader> {
+        ExtentHeader::decode(&self.source.header(Medium::Device)?).ok()
     }
 
     /// Reads whole blocks with their checksums, each verified.
@@ -149,6 +185,14 @@ impl ShardReader {
     /// # Errors
     /// `Damaged` when a block is rotten or is not there; `Invalid` when there are no such blocks.
     pub fn read(&self, first: u64, count: u64) -> Result<Bytes, DriveError> {
+        self.read_from(Medium::Cache, first, count)
+    }
+
+    /// As [`Self::read`], from where it is told.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_from(&self, medium: Medium, first: u64, count: u64) -> Result<Bytes, DriveError> {
         let last = first.checked_add(count).and_then(|end| end.checked_sub(1));
         let Some(last) = last.filter(|last| count > 0 && *last < self.block_count()) else {
             let message = format!("read shard: no blocks {first}+{count}");
@@ -163,7 +207,7 @@ impl ShardReader {
         let mut bytes = vec![0; (end - offset) as usize];
         let failed =
             |e: DiskError| DriveError::failed(self.drive, ErrorClass::Damaged, e.to_string());
-        self.source.read(offset, &mut bytes).map_err(failed)?;
+        self.source.read(medium, offset, &mut bytes).map_err(failed)?;
         self.verify(first, last + 1, &bytes)?;
         Ok(bytes.into())
     }

@@ -10,6 +10,7 @@
 //! A failure prints its seed: `HOLDFAST_SEED=<seed> cargo test -p holdfast-drive --test crash` runs
 //! that sequence alone. `HOLDFAST_SEQUENCES=<number>` sets how many are run; `HOLDFAST_BASE=<number>`
 //! from which seed on; `HOLDFAST_TRACE=1` prints every request and what the model expects.
+//! `HOLDFAST_EVERY=<number>` sets of how many sequences every crash point is tried.
 
 mod model;
 mod recovery;
@@ -21,11 +22,18 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use recovery::{MOVED, SEGMENTS_GONE, VOLUMES_GONE};
+use holdfast_drive::disk_sim::Mishap;
+use recovery::{MOVED, SCRUBS, SEGMENTS_GONE, VOLUMES_GONE};
 use world::{Plan, World};
 
-/// Sequences of the run in CI, over both tests.
+/// Sequences of the run in CI, over the first and the last test.
 const SEQUENCES: u64 = 20_000;
+
+/// Sequences of which CI tries every crash point: some fifty runs each.
+const EVERY_SEQUENCES: u64 = 40;
+
+/// More changing calls than any stretch has.
+const CALLS_MAX: u64 = 100_000;
 
 fn from_env(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect("a number"))
@@ -36,7 +44,10 @@ fn run_all(share: u64, run: impl Fn(u64) + Sync) {
     if let Some(seed) = from_env("HOLDFAST_SEED") {
         return run(seed);
     }
-    let count = from_env("HOLDFAST_SEQUENCES").unwrap_or(SEQUENCES) * share / 100;
+    run_each(from_env("HOLDFAST_SEQUENCES").unwrap_or(SEQUENCES) * share / 100, run);
+}
+
+fn run_each(count: u64, run: impl Fn(u64) + Sync) {
     let base = from_env("HOLDFAST_BASE").unwrap_or(1);
     let next = AtomicU64::new(base);
     let work = || {
@@ -65,10 +76,32 @@ fn run_all(share: u64, run: impl Fn(u64) + Sync) {
 #[test]
 fn acknowledged_records_survive_any_crash() {
     run_all(90, |seed| World::new(seed, Plan::Crashes).run());
-    let counts = [&MOVED, &VOLUMES_GONE, &SEGMENTS_GONE].map(|n| n.load(Ordering::Relaxed));
-    println!("moved shards, volumes and segments given back: {counts:?}");
+    let counts = [&MOVED, &VOLUMES_GONE, &SEGMENTS_GONE, &SCRUBS];
+    let counts = counts.map(|n| n.load(Ordering::Relaxed));
+    println!("moved shards, volumes and segments given back, scrubs: {counts:?}");
     let many = from_env("HOLDFAST_SEED").is_none() && from_env("HOLDFAST_SEQUENCES").is_none();
     assert!(!many || counts.iter().all(|count| *count > 100), "sequences have to meet these");
+}
+
+/// Goal: there is no call at which power must not go, or that must not fail. Method: each changing call of a
+/// sequence's first stretch in turn, the requests always the same up to there.
+#[test]
+fn every_crash_point_of_a_sequence() {
+    let points = AtomicU64::new(0);
+    let run = |seed: u64| {
+        for mishap in [Mishap::PowerOff, Mishap::Fail] {
+            let reached = |call: &u64| World::new(seed, Plan::Crashes).run_to(*call, mishap);
+            let count = (0..CALLS_MAX).take_while(reached).count() as u64;
+            points.fetch_add(count, Ordering::Relaxed);
+        }
+    };
+    match from_env("HOLDFAST_SEED") {
+        Some(seed) => run(seed),
+        None => run_each(from_env("HOLDFAST_EVERY").unwrap_or(EVERY_SEQUENCES), run),
+    }
+    let points = points.load(Ordering::Relaxed);
+    println!("crash points: {points}");
+    assert!(points > 40, "a sequence has calls that can crash");
 }
 
 /// Rot: an open drive answers right bytes or an error; a drive whose memory is incomplete does not

@@ -11,9 +11,10 @@ use holdfast_drive::{
     api::{DriveReply, DriveRequest, Read, ShardRead, ShardSource},
     disk_sim::Mishap,
     meta_index::MemoryMedium,
+    scrub::Phase,
 };
 use holdfast_register::ShardStatus;
-use holdfast_types::{Geometry, OperationId, RegisterKey};
+use holdfast_types::{DriveState, Geometry, OperationId, RegisterKey};
 
 use crate::{
     model::Model,
@@ -24,8 +25,10 @@ use crate::{
 pub static MOVED: AtomicU64 = AtomicU64::new(0);
 /// volumes removed,
 pub static VOLUMES_GONE: AtomicU64 = AtomicU64::new(0);
-/// and log segments: so that the test can tell that it meets these.
+/// log segments,
 pub static SEGMENTS_GONE: AtomicU64 = AtomicU64::new(0);
+/// and passes of the scrub that crashes found on their way: so that the test can tell that it meets these.
+pub static SCRUBS: AtomicU64 = AtomicU64::new(0);
 
 impl World {
     /// The process ends, with or without the power.
@@ -35,6 +38,11 @@ impl World {
             MOVED.fetch_add(given_back.shards, Ordering::Relaxed);
             VOLUMES_GONE.fetch_add(given_back.volumes, Ordering::Relaxed);
             SEGMENTS_GONE.fetch_add(given_back.segments, Ordering::Relaxed);
+            let facts = drive.facts();
+            // Nobody touches the index while it is open: what merges say of it is true (INV-INDEX-1).
+            let hurt = self.plan == Plan::Rot || self.disk.is_off();
+            let hurt = hurt || facts.state == DriveState::Faulty;
+            assert!(hurt || facts.index_faults == 0, "seed {}: the index is accused", self.seed);
         }
         self.batch = None;
         self.outcome = None;
@@ -97,6 +105,10 @@ impl World {
         let drive = self.drive();
         let audit = drive.audit().and_then(|()| drive.audit_blocks());
         audit.unwrap_or_else(|cause| panic!("seed {seed}: audit: {cause}"));
+        let scrub = drive.scrub_status();
+        let whole = scrub.last.is_none_or(|last| last.is_complete());
+        assert!(whole && scrub.pass.found == 0, "seed {seed}: nothing is rotten: {scrub:?}");
+        SCRUBS.fetch_add(u64::from(scrub.phase != Phase::Idle), Ordering::Relaxed);
         let view = self.call_read(&RegisterKey::object(BUCKET, &b"untouched"[..]));
         let now = self.now();
         self.states[0].restart(view.expect("the epoch is the drive's").promise, now);

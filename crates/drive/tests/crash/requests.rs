@@ -9,7 +9,7 @@ use holdfast_erasure::{Salt, encode_body};
 use holdfast_register::{HolderMask, Refusal, ShardStatus};
 use holdfast_types::{
     Ballot, Entry, EntryKind, ErrorClass, Geometry, HybridTime, OperationId, PartRef, RegisterKey,
-    VersionId, WriterId,
+    ScrubOrder, VersionId, WriterId,
     seam::{Clock, Random},
 };
 
@@ -356,6 +356,17 @@ impl World {
         next.bucket_epoch += 1;
         let scope = self.scope(next.bucket_epoch);
         self.ask(DriveRequest::InstallBucket(scope), Ok(None), Some(next), None);
+    }
+
+    /// Passes of few shards a step and of all at once; crashes find them somewhere on their way.
+    pub fn order_scrub(&mut self) {
+        let rates = [1 << 20, 1 << 30];
+        let order = match self.below(6) {
+            0 => ScrubOrder::Pause,
+            1 => ScrubOrder::Rate(rates[self.below(2) as usize]),
+            _ => ScrubOrder::Start,
+        };
+        self.drive().handle(DriveRequest::Scrub(order), Box::new(|_| ()));
     }
 }
 

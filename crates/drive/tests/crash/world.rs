@@ -143,17 +143,33 @@ impl World {
                 let mishap = if self.one_in(4) { Mishap::Fail } else { Mishap::PowerOff };
                 self.disk.plan(self.below(90), mishap);
             }
-            let steps = 10 + self.below(50);
-            for _ in 0..steps {
-                self.step();
-                self.check_answers();
-            }
-            self.fall();
-            self.recover();
+            self.stretch();
         }
         if self.plan == Plan::Rot {
             self.rot();
         }
+    }
+
+    /// The first stretch of the sequence with `mishap` at its `call`-th changing call; false when it has
+    /// fewer calls.
+    pub fn run_to(mut self, call: u64, mishap: Mishap) -> bool {
+        let end = self.disk.calls() + call;
+        self.disk.plan(call, mishap);
+        self.stretch() > end
+    }
+
+    /// Requests and background work, then the end of the process, and what comes after it. How many changing
+    /// calls there were up to that end.
+    fn stretch(&mut self) -> u64 {
+        let steps = 10 + self.below(50);
+        for _ in 0..steps {
+            self.step();
+            self.check_answers();
+        }
+        let calls = self.disk.calls();
+        self.fall();
+        self.recover();
+        calls
     }
 
     pub fn below(&self, bound: u64) -> u64 {
@@ -216,7 +232,8 @@ impl World {
             71..=84 => self.log_work(),
             85..=92 => self.background_work(),
             93..=94 => self.tend(),
-            95 => self.drive().begin_checkpoint(),
+            95 if self.one_in(2) => self.drive().begin_checkpoint(),
+            95 => self.order_scrub(),
             96 => self.abandon_upload(),
             _ => self.clock.advance_micros(self.below(2_000_000)),
         }

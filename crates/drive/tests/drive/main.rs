@@ -1,6 +1,7 @@
 //! A drive end to end on the simulated disk and on a real folder: answers, survival, cost in syncs.
 
 mod idle;
+mod index;
 mod recycling;
 mod rig;
 mod space;

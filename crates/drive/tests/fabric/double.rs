@@ -51,6 +51,7 @@ pub fn facts(drive: DriveId) -> DriveReply {
         repairs: 5,
         open_count: 6,
         syncs: 7,
+        index_faults: 2,
     })
 }
 

@@ -2,6 +2,7 @@
 //! nobody's word for it, and what is left of a rotten shard stays until another copy is there.
 
 mod runs;
+mod scrub;
 mod vouching;
 
 use std::sync::{Arc, Mutex};
@@ -11,8 +12,7 @@ use holdfast_drive::{
     Drive, DriveOptions, Identity,
     api::{
         Accept, ChoreKind, DriveError, DriveReply, DriveRequest, DriveResult, Install, ListChores,
-        ListIndex, MemberReply, MemberRequest, Read, Restock, Scope, Settle, ShardRead,
-        ShardSource, UploadTarget, Verify,
+        MemberRequest, Read, Restock, Scope, Settle, ShardRead, ShardSource, UploadTarget, Verify,
     },
     disk::{Access, Disk},
     disk_sim::SimDisk,
@@ -304,22 +304,6 @@ impl Rig {
             }
             Err(DriveError::Failed { class: ErrorClass::Damaged, .. }) => None,
             other => panic!("{other:?}"),
-        }
-    }
-
-    /// Walks the index; false when it ends at what cannot be said.
-    fn index_is_whole(&mut self) -> bool {
-        let mut start = Bytes::new();
-        loop {
-            let list = ListIndex { scope: scope(), start, limit: 16 };
-            match self.call(DriveRequest::Member(MemberRequest::ListIndex(list))) {
-                Ok(DriveReply::Member(MemberReply::Index(page))) => match page.next {
-                    Some(next) => start = next,
-                    None => return true,
-                },
-                Err(DriveError::Failed { class: ErrorClass::Damaged, .. }) => return false,
-                other => panic!("{other:?}"),
-            }
         }
     }
 

@@ -4,6 +4,7 @@ mod admin;
 mod conditions;
 mod faults;
 mod healing;
+mod holes;
 mod members;
 mod objects;
 mod reads;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use holdfast_types::{Keyspace, OperationId};
+use holdfast_types::{Keyspace, OperationId, view::ShardState};
 
 use super::{body, down, pattern, read_whole, two_engines, with_bucket};
 use crate::{
@@ -382,4 +382,39 @@ async fn rot_in_a_part_of_an_object_heals() {
         assert_eq!((again.done, again.left), (0, 0), "nothing is left to do");
     }
     assert!(read_whole(&engine, "big").await == bytes.concat());
+}
+
+/// Goal: an operator who is shown a part's missing shard has had it healed, though no GET reads that shard.
+/// Method: the drive that a GET would ask last loses its shard; GETs do not see it, a look at the object
+/// does; one pass of the drive's node.
+#[tokio::test(start_paused = true)]
+async fn looking_at_an_object_heals_what_it_shows() {
+    let (engine, nodes) = with_bucket().await;
+    let upload = create(&engine, "big").await;
+    let named = vec![part(&engine, &upload, 1, pattern(1, PART)).await.unwrap()];
+    let at = at(&engine, &upload).await;
+    engine.complete_upload(completion(&upload, named)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let set = engine.set_for(&at.object());
+    let found = set.read(at.stamp, &at.object(), None).await.unwrap().unwrap();
+    let route = set.shared.route(&at.object()).unwrap();
+    let last = *set.shared.sources(&route, &found, set.shared.n()).last().unwrap();
+    let slot = set.shared.slot(route.slots[usize::from(last)]);
+    let (node, drive) = (&nodes[slot.node.get()], slot.drive);
+    let operation = found.entry.parts[0].operation;
+    assert!(node.with_drive(drive, |d| d.lose_shard(operation)));
+    assert!(read_whole(&engine, "big").await == pattern(1, PART));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(node.with_drive(drive, |d| d.rotten_count()), 0, "no GET reads it");
+    let missing = |view: &holdfast_types::view::ObjectView| {
+        let missing = view.shards.iter().filter(|shard| shard.state == ShardState::Missing);
+        missing.map(|shard| shard.drive.clone()).collect::<Vec<_>>()
+    };
+    let shown = engine.locate("b", b"big").await.unwrap();
+    assert_eq!(missing(&shown), [drive.to_string()]);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(node.with_drive(drive, |d| d.rotten_count()), 1, "it is recorded");
+    engine.work_off(slot.node).await;
+    let healed = engine.locate("b", b"big").await.unwrap();
+    assert!(missing(&healed).is_empty(), "{healed:?}");
 }

@@ -1,6 +1,7 @@
 //! A drive in memory: the register rules of `holdfast-register` over ordered maps.
 
 mod chores;
+mod holes;
 mod members;
 mod rot;
 
@@ -48,6 +49,8 @@ pub struct MemoryDrive {
     standing: Standing,
     floor: Ballot,
     ceiling: Ballot,
+    /// What rot hides.
+    holes: Vec<holes::Hole>,
     open: u64,
     // ---- volatile ----
     memory_since: HybridTime,
@@ -58,6 +61,7 @@ pub struct MemoryDrive {
     pub(super) refuse_writes: Option<Refusal>,
     pub(super) counts: bool,
     pub(super) full: bool,
+    pub(super) scrubbed: holdfast_drive::scrub::Book,
     /// Accepts done, for tests that count them.
     pub accepts: u64,
 }
@@ -79,6 +83,7 @@ impl MemoryDrive {
             standing: Standing::Counting,
             floor: Ballot::ZERO,
             ceiling: Ballot::ZERO,
+            holes: Vec::new(),
             open: 1,
             memory_since: HybridTime(0),
             uploads: HashMap::new(),
@@ -87,6 +92,7 @@ impl MemoryDrive {
             refuse_writes: None,
             counts: true,
             full: false,
+            scrubbed: holdfast_drive::scrub::Book::default(),
             accepts: 0,
         }
     }
@@ -166,6 +172,7 @@ impl MemoryDrive {
     /// Carries out one command.
     pub(super) fn handle(&mut self, now: HybridTime, request: DriveRequest) -> DriveResult {
         self.check_joined(&request)?;
+        self.check_shown(&request)?;
         match request {
             DriveRequest::Accept(accept) => self.accept(now, accept),
             DriveRequest::Install(install) => self.install(now, install),
@@ -184,6 +191,7 @@ impl MemoryDrive {
                 Ok(DriveReply::Done)
             }
             DriveRequest::Facts => Ok(DriveReply::Facts(self.facts())),
+            DriveRequest::Scrub(order) => Ok(DriveReply::Scrub(self.scrub(now, order))),
             DriveRequest::Verify(verify) => self.verify(now, &verify),
             DriveRequest::Member(request) => self.member(now, request),
         }
@@ -444,6 +452,7 @@ impl MemoryDrive {
             repairs: 0,
             open_count: self.open,
             syncs: self.accepts,
+            index_faults: 0,
         }
     }
 

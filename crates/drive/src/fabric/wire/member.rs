@@ -12,8 +12,8 @@ use super::{
     scope,
 };
 use crate::api::{
-    Begin, IndexEntry, IndexLine, IndexPage, Issue, Issued, ListIndex, MemberReply, MemberRequest,
-    Restock, Standing,
+    Begin, Gap, IndexEntry, IndexLine, IndexPage, Issue, Issued, ListIndex, MemberReply,
+    MemberRequest, Restock, Standing,
 };
 
 /// Buckets of a table at most: far above what a cluster has.
@@ -32,6 +32,7 @@ pub(super) fn request(asked: &MemberRequest) -> v1::MemberRequest {
         MemberRequest::ListIndex(list) => Kind::ListIndex(v1::ListIndex {
             scope: Some(scope(&list.scope)),
             start: list.start.clone(),
+            end: list.end.clone(),
             limit: list.limit,
         }),
         MemberRequest::Restock(restock) => Kind::Restock(v1::Restock {
@@ -59,6 +60,7 @@ pub(super) fn read_request(message: v1::MemberRequest) -> Result<MemberRequest, 
         Kind::ListIndex(list) => MemberRequest::ListIndex(ListIndex {
             scope: read_scope(list.scope.as_ref())?,
             start: list.start,
+            end: list.end,
             limit: list.limit,
         }),
         Kind::Restock(restock) => {
@@ -121,6 +123,7 @@ pub(super) fn reply(told_by: &MemberReply) -> v1::MemberReply {
         }
         MemberReply::Index(page) => Kind::Index(v1::IndexPage {
             lines: page.lines.iter().map(line).collect(),
+            gaps: page.gaps.iter().map(gap).collect(),
             next: page.next.clone(),
         }),
     };
@@ -140,9 +143,18 @@ pub(super) fn read_reply(message: v1::MemberReply) -> Result<MemberReply, WireEr
         }
         Kind::Index(page) => MemberReply::Index(IndexPage {
             lines: page.lines.iter().map(read_line).collect::<Result<_, _>>()?,
+            gaps: page.gaps.into_iter().map(read_gap).collect(),
             next: page.next,
         }),
     })
+}
+
+pub(super) fn gap(gap: &Gap) -> v1::Gap {
+    v1::Gap { first: gap.first.clone(), end: gap.end.clone() }
+}
+
+pub(super) fn read_gap(message: v1::Gap) -> Gap {
+    Gap { first: message.first, end: message.end }
 }
 
 fn line(line: &IndexLine) -> v1::IndexLine {

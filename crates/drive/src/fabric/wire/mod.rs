@@ -4,6 +4,7 @@ mod error;
 mod member;
 mod reply;
 mod request;
+mod scrub;
 #[cfg(test)]
 mod tests;
 

@@ -9,7 +9,10 @@ use holdfast_register::{
 };
 use holdfast_types::{DriveId, DriveState, HybridTime, OperationId, ShardIndex};
 
-use super::error::{drive_error, read_drive_error};
+use super::{
+    error::{drive_error, read_drive_error},
+    member,
+};
 use crate::api::{Chore, DriveFacts, DriveReply, DriveResult, InlineShard, ScanPage, ScannedKey};
 
 /// Every drive state, for reading its name.
@@ -60,6 +63,7 @@ fn reply(reply: &DriveReply) -> v1::DriveReply {
         }
         DriveReply::Facts(known) => Reply::Facts(facts(known)),
         DriveReply::Done => Reply::Done(true),
+        DriveReply::Scrub(status) => Reply::Scrub(super::scrub::status(status)),
         DriveReply::Member(told) => Reply::Member(super::member::reply(told)),
     };
     v1::DriveReply { reply: Some(kind) }
@@ -79,6 +83,7 @@ fn read_reply(message: v1::DriveReply) -> Result<DriveReply, WireError> {
         }
         Reply::Facts(known) => DriveReply::Facts(read_facts(known)?),
         Reply::Done(_) => DriveReply::Done,
+        Reply::Scrub(status) => DriveReply::Scrub(super::scrub::read_status(&status)?),
         Reply::Member(told) => DriveReply::Member(super::member::read_reply(told)?),
     })
 }
@@ -173,7 +178,12 @@ fn read_inline_shard(message: v1::InlineShard) -> Result<InlineShard, WireError>
 fn page(page: &ScanPage) -> v1::ScanPage {
     let key =
         |key: &ScannedKey| v1::ScannedKey { name: key.name.clone(), view: Some(view(&key.view)) };
-    v1::ScanPage { keys: page.keys.iter().map(key).collect(), more: page.more, counts: page.counts }
+    v1::ScanPage {
+        keys: page.keys.iter().map(key).collect(),
+        more: page.more,
+        counts: page.counts,
+        gaps: page.gaps.iter().map(member::gap).collect(),
+    }
 }
 
 fn read_page(message: v1::ScanPage) -> Result<ScanPage, WireError> {
@@ -183,6 +193,7 @@ fn read_page(message: v1::ScanPage) -> Result<ScanPage, WireError> {
     };
     Ok(ScanPage {
         keys: message.keys.into_iter().map(key).collect::<Result<_, WireError>>()?,
+        gaps: message.gaps.into_iter().map(member::read_gap).collect(),
         more: message.more,
         counts: message.counts,
     })
@@ -223,6 +234,7 @@ fn facts(facts: &DriveFacts) -> v1::DriveFacts {
         repairs: facts.repairs,
         open_count: facts.open_count,
         syncs: facts.syncs,
+        index_faults: facts.index_faults,
     }
 }
 
@@ -240,5 +252,6 @@ fn read_facts(message: v1::DriveFacts) -> Result<DriveFacts, WireError> {
         repairs: message.repairs,
         open_count: message.open_count,
         syncs: message.syncs,
+        index_faults: message.index_faults,
     })
 }

@@ -179,6 +179,7 @@ fn request<'a>(command: &'a DriveRequest, to: &mut Tables<'a>) -> v1::drive_requ
             operation: value::id(verify.operation.to_bytes()),
             shard: verify.shard.0.into(),
         }),
+        DriveRequest::Scrub(order) => Kind::Scrub(super::scrub::order(*order)),
         DriveRequest::Member(asked) => Kind::Member(super::member::request(asked)),
     }
 }
@@ -325,6 +326,7 @@ impl Records {
             Kind::Pin(pin) => DriveRequest::Pin(read_pin(&pin)?),
             Kind::Facts(_) => DriveRequest::Facts,
             Kind::Verify(verify) => DriveRequest::Verify(self.verify(&verify)?),
+            Kind::Scrub(order) => DriveRequest::Scrub(super::scrub::read_order(&order)?),
             Kind::Member(asked) => DriveRequest::Member(super::member::read_request(asked)?),
         })
     }

@@ -11,13 +11,16 @@ use holdfast_register::{
 };
 use holdfast_types::{
     Ballot, BucketEpoch, BucketId, BucketPhase, BucketStamp, DriveId, DriveState, Entry, EntryKind,
-    ErrorClass, Geometry, HybridTime, Keyspace, OperationId, RegisterKey, SetEpoch, SetIndex,
-    ShardIndex, VersionId, WriterId,
+    ErrorClass, Geometry, HybridTime, Keyspace, OperationId, RegisterKey, ScrubOrder, SetEpoch,
+    SetIndex, ShardIndex, VersionId, WriterId,
 };
 use prost::Message;
 
 use super::{call, drive_error, read_call, read_drive_error, read_result, result};
-use crate::api::*;
+use crate::{
+    api::*,
+    scrub::{Count, Pass, Phase, ScrubStatus},
+};
 
 fn ballot(n: u64) -> Ballot {
     Ballot { generation: 2, time: HybridTime(n), writer: WriterId(u128::from(n) << 70) }
@@ -93,6 +96,11 @@ fn requests() -> Vec<DriveRequest> {
             ttl_micros: 0,
         }),
         DriveRequest::Facts,
+        DriveRequest::Scrub(ScrubOrder::Status),
+        DriveRequest::Scrub(ScrubOrder::Start),
+        DriveRequest::Scrub(ScrubOrder::Pause),
+        DriveRequest::Scrub(ScrubOrder::Resume),
+        DriveRequest::Scrub(ScrubOrder::Rate(17)),
         DriveRequest::Verify(Verify {
             scope,
             key: key.clone(),
@@ -137,7 +145,12 @@ fn members() -> Vec<MemberRequest> {
         MemberRequest::Membership,
         MemberRequest::Begin(Begin { issue, collected: issued() }),
         MemberRequest::Rebuilt(SetEpoch(8)),
-        MemberRequest::ListIndex(ListIndex { scope: scope(), start: Bytes::new(), limit: 7 }),
+        MemberRequest::ListIndex(ListIndex {
+            scope: scope(),
+            start: Bytes::new(),
+            end: Some(Bytes::from_static(b"e")),
+            limit: 7,
+        }),
         MemberRequest::Restock(Restock {
             scope: scope(),
             key: part,
@@ -168,12 +181,18 @@ fn member_replies() -> Vec<MemberReply> {
     };
     vec![
         MemberReply::Issued(issued()),
-        MemberReply::Index(IndexPage { lines: vec![line], next: Some(Bytes::new()) }),
+        MemberReply::Index(IndexPage { lines: vec![line], gaps: gaps(), next: Some(Bytes::new()) }),
         MemberReply::Index(IndexPage::default()),
         known(Standing::Counting),
         known(Standing::Joining),
         known(Standing::Rebuilding),
     ]
+}
+
+fn gaps() -> Vec<Gap> {
+    let first = Bytes::from_static(b"g");
+    let end = Some(Bytes::from_static(b"h"));
+    vec![Gap { first: first.clone(), end }, Gap { first, end: None }]
 }
 
 fn view() -> KeyView {
@@ -232,6 +251,7 @@ fn facts(state: DriveState) -> DriveReply {
         repairs: 5,
         open_count: 6,
         syncs: 7,
+        index_faults: 2,
     })
 }
 
@@ -254,11 +274,33 @@ fn results() -> Vec<DriveResult> {
     let mut all = vec![
         Ok(DriveReply::View { view: view(), inline: vec![shard] }),
         Ok(DriveReply::View { view: KeyView::default(), inline: Vec::new() }),
-        Ok(DriveReply::Page(ScanPage { keys: vec![scanned], more: true, counts: true })),
+        Ok(DriveReply::Page(ScanPage {
+            keys: vec![scanned],
+            gaps: gaps(),
+            more: true,
+            counts: true,
+        })),
         Ok(DriveReply::Page(ScanPage::default())),
         Ok(DriveReply::Chores(vec![chore])),
         Ok(DriveReply::Done),
     ];
+    let pass = Pass {
+        pass: 1,
+        started_at: 2,
+        finished_at: 3,
+        read: Count { shards: 4, bytes: 5 },
+        missed: Count { shards: 6, bytes: 7 },
+        found: 8,
+        run_bytes: 9,
+        run_missed: 10,
+    };
+    for phase in [Phase::Idle, Phase::Shards, Phase::Runs] {
+        let owed = Count { shards: 11, bytes: 12 };
+        let (rate, runs_left, last, complete) = (13, 14, Some(pass), None);
+        let paused = true;
+        let status = ScrubStatus { phase, paused, rate, pass, owed, runs_left, last, complete };
+        all.push(Ok(DriveReply::Scrub(status)));
+    }
     all.extend(member_replies().into_iter().map(|reply| Ok(DriveReply::Member(reply))));
     for status in [ShardStatus::NoData, ShardStatus::Present, ShardStatus::Missing] {
         all.push(Ok(DriveReply::Accepted(status)));

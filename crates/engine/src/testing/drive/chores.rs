@@ -14,6 +14,7 @@ use super::MemoryDrive;
 impl MemoryDrive {
     pub(super) fn scan(&mut self, now: HybridTime, scan: Scan) -> DriveResult {
         self.admit(now, scan.scope, false)?;
+        let gaps = self.gaps_of_scan(&scan);
         let from =
             RegisterKey { space: scan.space, bucket: scan.scope.bucket.id, name: scan.start };
         let within = |key: &RegisterKey| {
@@ -22,8 +23,11 @@ impl MemoryDrive {
                 && scan.end.as_ref().is_none_or(|end| key.name < *end)
         };
         let keys = self.keys.range(from.clone()..).take_while(|(key, _)| within(key));
-        let mut keys = keys.filter(|(_, state)| !state.registers.is_empty()).peekable();
-        let mut page = ScanPage { counts: self.counts, ..ScanPage::default() };
+        let shown = |(key, state): &(&RegisterKey, &holdfast_register::KeyState)| {
+            !state.registers.is_empty() && !self.is_hidden(key)
+        };
+        let mut keys = keys.filter(shown).peekable();
+        let mut page = ScanPage { counts: self.counts, gaps, ..ScanPage::default() };
         while let Some((key, state)) = keys.next_if(|_| page.keys.len() < scan.limit as usize) {
             let mut view = state.view(self.floor, self.counts, true);
             view.memory.clear();
@@ -44,7 +48,7 @@ impl MemoryDrive {
             return self.known_buckets(list);
         }
         let mut found = Vec::new();
-        for (key, state) in &self.keys {
+        for (key, state) in self.keys.iter().filter(|(key, _)| !self.is_hidden(key)) {
             for (version, register) in &state.registers {
                 let cursor = Bytes::from(key.encode_register(*version));
                 if list.after.as_ref().is_some_and(|after| cursor <= *after) {

@@ -109,11 +109,11 @@ impl MemoryDrive {
     }
 
     fn index(&self, list: &ListIndex) -> IndexPage {
-        let mut page = IndexPage::default();
-        for (key, state) in &self.keys {
+        let mut page = IndexPage { gaps: self.gaps_of_index(list), ..IndexPage::default() };
+        for (key, state) in self.keys.iter().filter(|(key, _)| !self.is_hidden(key)) {
             for (version, register) in &state.registers {
                 let place = Bytes::from(key.encode_register(*version));
-                if place < list.start {
+                if place < list.start || list.end.as_ref().is_some_and(|end| place >= *end) {
                     continue;
                 }
                 if page.lines.len() == list.limit as usize {

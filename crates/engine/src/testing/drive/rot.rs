@@ -1,9 +1,15 @@
 //! Rot of a drive in memory: how it comes about, and how it is found out.
 
-use holdfast_drive::api::{DriveReply, DriveResult, Verify};
+use holdfast_drive::{
+    api::{DriveReply, DriveResult, Scope, Verify},
+    scrub::{Count, Ledger, ScrubStatus},
+};
 use holdfast_erasure::{Salt, open_block};
 use holdfast_register::{Held, ShardStatus};
-use holdfast_types::{Entry, Geometry, HybridTime, OperationId, RegisterKey, VersionId};
+use holdfast_types::{
+    BucketStamp, Entry, Geometry, HybridTime, OperationId, RegisterKey, ScrubOrder, SetIndex,
+    VersionId,
+};
 
 use super::MemoryDrive;
 
@@ -32,6 +38,49 @@ impl MemoryDrive {
     #[must_use]
     pub fn rotten_count(&self) -> usize {
         self.rotten.len()
+    }
+
+    /// Reads every shard that an entry names, at once; rotten ones are missing from then on.
+    pub(super) fn scrub(&mut self, now: HybridTime, order: ScrubOrder) -> ScrubStatus {
+        match order {
+            ScrubOrder::Rate(rate) => self.scrubbed.rate = rate,
+            ScrubOrder::Pause => self.scrubbed.paused = true,
+            ScrubOrder::Resume => self.scrubbed.paused = false,
+            ScrubOrder::Start => {
+                let bytes = self.shards.values().map(|stored| stored.bytes.len() as u64).sum();
+                self.scrubbed
+                    .begin(Count { shards: self.shards.len() as u64, bytes }, now.micros());
+                self.scrubbed.pass.found = self.condemn_rotten(now);
+                self.scrubbed.pass.read = self.scrubbed.ledger.owed();
+                self.scrubbed.ledger = Ledger::default();
+                self.scrubbed.begin_runs(0);
+                self.scrubbed.finish(now.micros());
+            }
+            ScrubOrder::Status => {}
+        }
+        self.scrubbed.status(0)
+    }
+
+    fn condemn_rotten(&mut self, now: HybridTime) -> u64 {
+        let mut named = Vec::new();
+        for (key, state) in &self.keys {
+            for (version, register) in &state.registers {
+                let operations =
+                    register.entries.iter().flat_map(|held| held.entry.data_operations());
+                named.extend(operations.map(|operation| (key.clone(), *version, operation)));
+            }
+        }
+        let before = self.rotten.len();
+        for (key, version, operation) in named {
+            let stamp = self.buckets.get(&key.bucket).copied().unwrap_or(BucketStamp::REGISTRY);
+            let scope = Scope { bucket: stamp, set: SetIndex(0), set_epoch: self.set_epoch };
+            let Some(shard) = self.shards.get(&operation).map(|stored| stored.shard) else {
+                continue;
+            };
+            let verify = Verify { scope, key, version, operation, shard };
+            drop(self.verify(now, &verify));
+        }
+        (self.rotten.len() - before) as u64
     }
 
     /// Whether the operation's shard is here, as far as is known.

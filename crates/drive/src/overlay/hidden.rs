@@ -1,0 +1,75 @@
+//! What rot hides from look-ups (ADR 0017).
+
+use bytes::Bytes;
+
+use super::{BaseError, Layers};
+use crate::{
+    rot::{RANGES_MAX, RotRange, RotRanges},
+    runs::RottenRange,
+};
+
+impl Layers {
+    /// What rot hides.
+    #[must_use]
+    pub const fn rot(&self) -> &RotRanges {
+        &self.rot
+    }
+
+    /// Hides a range, which is on record now.
+    pub fn hide(&mut self, range: RotRange) {
+        self.rot.add(range);
+    }
+
+    /// Whether rot hides what is known of a key: rot on record or, in replay, met on the way.
+    #[must_use]
+    pub fn is_hidden(&self, key: &[u8]) -> bool {
+        let met = || self.met.lock().iter().any(|met| RotRange::from(met).holds(key));
+        self.rot.of(key).is_some() || (self.replaying && met())
+    }
+
+    /// Takes note of rot.
+    pub fn meet(&self, met: RottenRange) {
+        let mut all = self.met.lock();
+        if all.len() < RANGES_MAX && !all.contains(&met) && !self.rot.knows(&(&met).into()) {
+            all.push(met);
+        }
+    }
+
+    /// Whether rot hides anything from look-ups.
+    #[must_use]
+    pub fn is_rotten(&self) -> bool {
+        !self.rot.is_empty() || !self.met.lock().is_empty()
+    }
+
+    /// Rot met that is not on record.
+    pub fn take_met(&mut self) -> Vec<RottenRange> {
+        std::mem::take(self.met.get_mut())
+    }
+
+    /// Fails when rot hides keys from `start` to `end`.
+    pub(super) fn check_shown(&self, start: &[u8], end: Option<&[u8]>) -> Result<(), BaseError> {
+        match self.rot.first_in(start, end) {
+            Some(range) if !self.replaying => Err(BaseError::Rotten(range.into())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Replay goes on over rot: what it hides is taken as absent. Nobody is ever answered from what comes
+    /// of it, and `Table::refer` gives nothing back on its word.
+    pub(super) fn replayed_get(&self, key: &[u8]) -> Result<Option<Bytes>, BaseError> {
+        if self.is_hidden(key) {
+            return Ok(None);
+        }
+        match self.met_in(self.base.get(key)) {
+            Err(BaseError::Rotten(_)) if self.is_hidden(key) => Ok(None),
+            other => other,
+        }
+    }
+
+    pub(super) fn met_in<T>(&self, answer: Result<T, BaseError>) -> Result<T, BaseError> {
+        if let Err(BaseError::Rotten(met)) = &answer {
+            self.meet(met.clone());
+        }
+        answer
+    }
+}
