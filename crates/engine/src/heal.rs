@@ -4,7 +4,7 @@ use holdfast_drive::api::{
     Chore, DriveError, DriveReply, DriveRequest, DriveResult, Install, Purge, ShardSource,
 };
 use holdfast_register::{Candidate, HolderMask, KeyView, Reach, Refusal, ShardStatus, Target};
-use holdfast_types::{Ballot, BucketStamp, EntryKind, OperationId, ShardIndex, VersionId};
+use holdfast_types::{Ballot, BucketStamp, EntryKind, OperationId, Quorum, ShardIndex, VersionId};
 
 use crate::{
     actor::Note,
@@ -91,6 +91,10 @@ impl Engine {
         lacking: &[u8],
     ) -> Result<Option<HolderMask>, StoreError> {
         let shared = &set.shared;
+        if !candidate.is_firm(Quorum::of(shared.n())) {
+            // Chosen, and not acknowledged: while this is on its way somebody may find it lost (ADR 0021).
+            return self.write_anew(set, scope, route, candidate).await;
+        }
         // Most drives that come back have the shard, or need none: ask before anything is restored.
         let mut installed =
             self.install(set, scope, route, candidate, holders, lacking, None).await?;
@@ -114,12 +118,23 @@ impl Engine {
             installed.refused |= again.refused;
         }
         if installed.refused {
-            let seal = OperationId::draw(self.random.as_ref());
-            let target = Target::Version(candidate.version);
-            shared.resolve(scope, route, target, Reach::Rewrite(seal)).await?;
-            return Ok(None);
+            return self.write_anew(set, scope, route, candidate).await;
         }
         Ok(Some(holders))
+    }
+
+    /// Writes what a register holds anew, for whoever is up.
+    async fn write_anew(
+        &self,
+        set: &SetHandle,
+        scope: BucketStamp,
+        route: &Route,
+        candidate: &Candidate,
+    ) -> Result<Option<HolderMask>, StoreError> {
+        let seal = OperationId::draw(self.random.as_ref());
+        let target = Target::Version(candidate.version);
+        set.shared.resolve(scope, route, target, Reach::Rewrite(seal)).await?;
+        Ok(None)
     }
 
     async fn install(

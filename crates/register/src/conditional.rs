@@ -80,7 +80,6 @@ struct Attempt {
     entry: Entry,
     own: HolderMask,
     ballots: Vec<Ballot>,
-    keeps_order: bool,
 }
 
 /// One conditional write.
@@ -332,13 +331,13 @@ impl Conditional {
         }
     }
 
-    /// An own operation heads its register: done when `A_v` drives have it, adopted otherwise. Unless
-    /// it was chosen under a ballot of ours it gets a new place among the key's versions.
+    /// An own operation heads its register: done when `A_v` drives have it, adopted otherwise. It keeps
+    /// its place among the key's versions (INV-REG-5).
     fn confirm(
         &mut self,
         round: ViewRound,
         ballot: Ballot,
-        mut head: Candidate,
+        head: Candidate,
         index: usize,
         by_us: bool,
     ) -> Step<DecideOutcome> {
@@ -346,12 +345,8 @@ impl Conditional {
         if by_us && head.verdict == Verdict::Settled && head.shards.count() >= need {
             return self.end(Tail::known(&head), Ok(Decided::Written(head.entry)));
         }
-        let attempt = &mut self.attempts[index];
         if !by_us {
-            attempt.ballots.push(ballot);
-        }
-        if !by_us && !attempt.keeps_order {
-            head.entry.order = ballot;
+            self.attempts[index].ballots.push(ballot);
         }
         self.adopt(round, ballot, head, Then::Written)
     }
@@ -400,7 +395,7 @@ impl Conditional {
         if let Some(at) = self.attempts.iter().position(same) {
             ballots.extend(self.attempts.remove(at).ballots);
         }
-        self.attempts.push(Attempt { entry: entry.clone(), own, ballots, keeps_order });
+        self.attempts.push(Attempt { entry: entry.clone(), own, ballots });
         self.round.0 += 1;
         self.phase = Phase::Writing(AcceptRound::new(own));
         Step::Send { round: self.round, commands: write(self.version, &entry, own) }

@@ -174,9 +174,13 @@ pub fn decide_accept(
     shard: ShardStatus,
 ) -> Result<AcceptVerdict, Refusal> {
     let register = state.registers.get(&version);
+    let promise = state.promise.max(drive.floor);
     let same = register.and_then(|r| r.of_operation(entry.operation));
     if let Some(held) = same.filter(|held| held.entry.ballot == entry.ballot) {
-        let adds = held.shard == ShardStatus::Missing && shard != ShardStatus::Missing;
+        // A late repetition may not bring back what the owner of a promise has taken for lost.
+        let adds = held.shard == ShardStatus::Missing
+            && shard != ShardStatus::Missing
+            && entry.ballot >= promise;
         return Ok(if adds { AcceptVerdict::AddShard } else { AcceptVerdict::Already });
     }
     if remembers(state, entry) {
@@ -189,7 +193,6 @@ pub fn decide_accept(
     if entry.ballot < highest {
         return Err(Refusal::Stale { highest });
     }
-    let promise = state.promise.max(drive.floor);
     if entry.ballot < promise {
         return Err(Refusal::Promised { promise });
     }

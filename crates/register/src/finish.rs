@@ -20,8 +20,10 @@ pub enum Effect {
 
 /// Judges the answers to a Prepare whose `since` is the operation's first ballot.
 ///
-/// A drive speaks for a ballot when it remembers or holds the operation at it; it speaks against when
-/// it counts, its memory is complete, and it does neither. All others might have accepted it.
+/// A drive speaks for a ballot when it remembers the operation or holds it whole at it; it speaks against
+/// when it counts, its memory is complete, and it does neither. All others might have accepted it: among
+/// them a drive that holds it without its shard. Too few shards may have been left since for the operation
+/// to count as chosen for those who judged (ADR 0003), and others may have built on that (ADR 0021).
 #[must_use]
 pub fn effect(quorum: Quorum, answers: &[Answer], operation: OperationId) -> Effect {
     let mut ballots = BTreeSet::new();
@@ -33,11 +35,11 @@ pub fn effect(quorum: Quorum, answers: &[Answer], operation: OperationId) -> Eff
     }
     let needed = usize::from(quorum.write());
     let mut took = Vec::new();
-    let mut possible = answers.iter().filter(|answer| !speaks(answer)).count() >= needed;
+    let mut possible = answers.iter().filter(|a| !speaks(a, operation)).count() >= needed;
     for ballot in ballots {
         let yes = answers.iter().filter(|a| took_part(a, operation, ballot)).count();
-        let maybe =
-            answers.iter().filter(|a| !speaks(a) && !took_part(a, operation, ballot)).count();
+        let silent = |a: &&Answer| !speaks(a, operation) && !took_part(a, operation, ballot);
+        let maybe = answers.iter().filter(silent).count();
         if yes >= needed {
             took.push(ballot);
         }
@@ -51,8 +53,11 @@ pub fn effect(quorum: Quorum, answers: &[Answer], operation: OperationId) -> Eff
 }
 
 /// Whether the absence of an operation from an answer means that it was not accepted.
-fn speaks(answer: &Answer) -> bool {
-    matches!(answer, Answer::View(view) if view.counts && view.remembers)
+fn speaks(answer: &Answer, operation: OperationId) -> bool {
+    let Answer::View(view) = answer else { return false };
+    let mut held = view.registers.values().flat_map(|r| &r.entries);
+    let short = held.any(|h| h.entry.operation == operation && !h.is_whole());
+    view.counts && view.remembers && !short
 }
 
 fn took_part(answer: &Answer, operation: OperationId, ballot: Ballot) -> bool {
@@ -62,5 +67,5 @@ fn took_part(answer: &Answer, operation: OperationId, ballot: Ballot) -> bool {
             .registers
             .values()
             .flat_map(|r| &r.entries)
-            .any(|h| h.entry.operation == operation && h.entry.ballot == ballot)
+            .any(|h| h.entry.operation == operation && h.entry.ballot == ballot && h.is_whole())
 }

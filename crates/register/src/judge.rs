@@ -78,13 +78,14 @@ pub enum Judgement {
 
 /// Judges one register.
 ///
-/// By highest ballot: *settled* if flagged, or held under one ballot by `T_v` drives; *out* if
-/// `j + u < T_v`, j counting holders under any ballot and u the drives that did not answer, or do not
-/// count and do not hold it; else *open*.
+/// By highest ballot: *settled* if flagged, or held under one ballot by `T_v` drives, `k_v` shards being
+/// there; *out* if `j + u < T_v`, j counting holders under any ballot and u the drives that did not answer,
+/// or do not count and do not hold it; else *open*.
 ///
-/// One more candidate is out: when every drive answered, fewer than `k_v` of its shards are left, and
-/// `j + u < A_v`. It was never acknowledged and nobody can ever read it, so it must not hide what is
-/// below it for ever (ADR 0003).
+/// One more candidate is out: when every drive answered, fewer than `k_v` of its shards are left,
+/// `j + u < A_v`, and those that do not hold it cannot have accepted it since. It was never acknowledged
+/// and nobody can ever read it, so it must not hide what is below it for ever (ADR 0003), whether its
+/// shards went with their drives or rotted away (ADR 0021).
 #[must_use]
 pub fn judge(quorum: Quorum, answers: &[Answer], version: VersionId) -> Judgement {
     judge_without(quorum, answers, version, &[])
@@ -122,8 +123,9 @@ pub fn judge_without(
 
 /// Judges every register of a key that any drive holds and finds the latest: the live one of highest
 /// order (PROTOCOL.md section 2). An open register of higher order comes first, for it must be
-/// resolved before anything below it may be answered. When the answers do not show one state of the key
-/// (see `is_one_view`), the head is called open, too: a Prepare makes them.
+/// resolved before anything below it may be answered. Of a key with versions only those answers are heard
+/// that show one state of it (see `one_view`); when they are too few the head is called open, too: a
+/// Prepare makes them.
 #[must_use]
 pub fn judge_latest(quorum: Quorum, answers: &[Answer]) -> Judgement {
     judge_latest_without(quorum, answers, &[])
@@ -140,41 +142,64 @@ pub fn judge_latest_without(
     if versions.is_empty() {
         return judge_without(quorum, answers, VersionId::NULL, ignored);
     }
-    let several = versions.len() > 1;
-    let mut best: Option<Candidate> = None;
-    let mut newest: Option<Candidate> = None;
-    for version in versions {
-        match judge_without(quorum, answers, version, ignored) {
-            Judgement::Unknown { have, need } => return Judgement::Unknown { have, need },
-            Judgement::Absent => {}
-            Judgement::Found(candidate) => {
-                let gone = candidate.verdict == Verdict::Settled
-                    && candidate.entry.kind == EntryKind::Tombstone;
-                let above = best.as_ref().is_none_or(|b| candidate.entry.order > b.entry.order);
-                if newest.as_ref().is_none_or(|n| candidate.entry.ballot > n.entry.ballot) {
-                    newest = Some(candidate.clone());
-                }
-                if !gone && above {
-                    best = Some(candidate);
-                }
-            }
-        }
+    let heads = match heads(quorum, answers, &versions, ignored) {
+        Ok(heads) => heads,
+        Err(unknown) => return unknown,
+    };
+    // A version that stands alone in these answers may have others beside it that they came too early for;
+    // what has no versions has one register.
+    let several = versions.iter().any(|version| *version != VersionId::NULL);
+    let newest = heads.iter().max_by_key(|head| head.entry.ballot);
+    let Some(newest) = newest.filter(|_| several).cloned() else { return latest_of(heads) };
+    let view = one_view(answers, newest.entry.ballot);
+    if view == answers {
+        return latest_of(heads);
     }
-    match newest {
-        Some(newest) if several && !is_one_view(quorum, answers, newest.entry.ballot) => {
-            let head = best.unwrap_or(newest);
+    match self::heads(quorum, &view, &versions, ignored) {
+        Ok(heads) => latest_of(heads),
+        Err(_) => {
+            let head = match latest_of(heads) {
+                Judgement::Found(head) => head,
+                Judgement::Absent | Judgement::Unknown { .. } => newest,
+            };
             Judgement::Found(Candidate { verdict: Verdict::Open, ..head })
         }
-        _ => best.map_or(Judgement::Absent, Judgement::Found),
     }
 }
 
-/// Whether answers that came at different times show one state of the key: a read quorum of them must
-/// know of `ballot` or bar everything below it. Otherwise one drive shows a version that was adopted
-/// late, and the others answered before they accepted one that outranks it.
-fn is_one_view(quorum: Quorum, answers: &[Answer], ballot: Ballot) -> bool {
-    let knows = |answer: &&Answer| matches!(answer, Answer::View(v) if v.counts && v.highest.max(v.promise) >= ballot);
-    answers.iter().filter(knows).count() >= usize::from(quorum.read())
+/// What heads each register; too few counting answers for that are an error.
+fn heads(
+    quorum: Quorum,
+    answers: &[Answer],
+    versions: &[VersionId],
+    ignored: &[OperationId],
+) -> Result<Vec<Candidate>, Judgement> {
+    let judged = versions.iter().map(|v| judge_without(quorum, answers, *v, ignored));
+    let found = judged.filter_map(|judgement| match judgement {
+        Judgement::Found(candidate) => Some(Ok(candidate)),
+        Judgement::Absent => None,
+        Judgement::Unknown { .. } => Some(Err(judgement)),
+    });
+    found.collect()
+}
+
+/// The one of highest order that is not settled as gone.
+fn latest_of(heads: Vec<Candidate>) -> Judgement {
+    let gone = |head: &Candidate| {
+        head.verdict == Verdict::Settled && head.entry.kind == EntryKind::Tombstone
+    };
+    let live = heads.into_iter().filter(|head| !gone(head));
+    live.max_by_key(|head| head.entry.order).map_or(Judgement::Absent, Judgement::Found)
+}
+
+/// Of answers that came at different times those that show one state of the key: they know of `ballot` or
+/// bar everything below it. The others say nothing: one drive may show a version that was adopted late, and
+/// another have answered before it accepted one that outranks it.
+fn one_view(answers: &[Answer], ballot: Ballot) -> Vec<Answer> {
+    let knows =
+        |answer: &Answer| matches!(answer, Answer::View(v) if v.highest.max(v.promise) >= ballot);
+    let of = |answer: &Answer| if knows(answer) { answer.clone() } else { Answer::None };
+    answers.iter().map(of).collect()
 }
 
 /// A candidate with its holders under each ballot.
@@ -185,7 +210,9 @@ struct Tally {
 
 impl Tally {
     fn is_settled(&self, needed: u8) -> bool {
-        self.candidate.flagged || self.by_ballot.values().any(|count| *count >= needed)
+        let Candidate { entry, shards, flagged, .. } = &self.candidate;
+        let readable = shards.count() >= entry.data_shards();
+        *flagged || (readable && self.by_ballot.values().any(|count| *count >= needed))
     }
 
     fn into_candidate(self, verdict: Verdict) -> Candidate {
@@ -236,11 +263,19 @@ fn unknown_for(answers: &[Answer], candidate: &Candidate) -> u8 {
     unknown.count() as u8
 }
 
-/// Whether a candidate can neither have been acknowledged nor ever be read again.
+/// Whether a candidate can neither have been acknowledged nor ever be read again. The answers to a Read
+/// come at different times: a drive that did not hold it then may be the one that made it acknowledged
+/// before another lost its shard. So those without it must bar its ballot, as after a Prepare all do.
 fn is_lost(quorum: Quorum, answers: &[Answer], candidate: &Candidate, unknown: u8) -> bool {
-    let silent = answers.iter().any(|answer| matches!(answer, Answer::None));
     let data = candidate.entry.data_shards();
-    !silent
+    let barred = answers.iter().enumerate().all(|(index, answer)| match answer {
+        Answer::None => false,
+        Answer::View(view) => {
+            let bars = view.highest.max(view.promise) > candidate.entry.ballot;
+            bars || candidate.holders.has(index as u8)
+        }
+    });
+    barred
         && candidate.shards.count() < data
         && candidate.holders.count() + unknown < quorum.acknowledged(data)
 }

@@ -232,6 +232,26 @@ impl KeyState {
         gone
     }
 
+    /// Notes that the shard of an operation is not here any more, in whatever register it is held. True when
+    /// an entry that is not settled lost it: the drive forgets that it accepted that entry, and its memory
+    /// is complete from now on only (`DriveView::memory_since`), see INV-REG-4.
+    ///
+    /// What was settled needs no forgetting: `A_v` drives had its shard, so with one lost it can still be
+    /// restored, and nobody takes it for lost.
+    pub fn apply_loss(&mut self, operation: OperationId) -> bool {
+        let mut open = false;
+        for held in self.registers.values_mut().flat_map(|register| &mut register.entries) {
+            if held.entry.operation == operation && held.shard == ShardStatus::Present {
+                held.shard = ShardStatus::Missing;
+                open |= !held.settled;
+            }
+        }
+        if open {
+            self.memory.retain(|remembered| remembered.operation != operation);
+        }
+        open
+    }
+
     /// Remembers that `operation` was accepted at `ballot`, and forgets what is older than `horizon`.
     pub fn remember(&mut self, remembered: Remembered, horizon: HybridTime) {
         let excess = (self.memory.len() + 1).saturating_sub(MEMORY_MAX);

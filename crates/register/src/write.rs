@@ -12,7 +12,7 @@
 //!                      |- cannot be known ---------------------------> Unknown
 //!                      `- did not take effect -----------------------> Accept again, promised
 //! again: as finish, in another shape if need be (ADR 0011)
-//!                      `- an earlier shape heads the key, too narrow -> Accept again, promised
+//!                      `- an earlier shape heads the key -----------> Accept again, promised, in its place
 //! ```
 
 use holdfast_types::{Ballot, Entry, EntryKind, OperationId, VersionId};
@@ -21,7 +21,7 @@ use crate::{
     adopting::{Adopting, Progress, TooFew, shortage},
     command::{ATTEMPTS_MAX, Drives, Failure, Machine, Reply, Round, Settlement, Step},
     finish::{Effect, effect},
-    judge::{Answer, Candidate, Judgement, Verdict, judge, judge_latest, outranked},
+    judge::{Candidate, Judgement, Verdict, judge, judge_latest, outranked},
     round::{AcceptRound, Tail, ViewRound, prepare, write},
     state::HolderMask,
 };
@@ -136,9 +136,11 @@ impl Blind {
         self.end(Tail::default(), Err(failure))
     }
 
-    fn send_own(&mut self, ballot: Ballot) -> Step<WriteOutcome> {
+    /// Accept of the own entry. Its place among the key's versions is `order`: the ballot, unless it takes
+    /// the place of what may have been chosen already.
+    fn send_own(&mut self, ballot: Ballot, order: Ballot) -> Step<WriteOutcome> {
         self.entry.ballot = ballot;
-        self.entry.order = ballot;
+        self.entry.order = order;
         self.own_ballots.push(ballot);
         self.round.0 += 1;
         self.phase = Phase::Writing(AcceptRound::new(self.own));
@@ -221,7 +223,7 @@ impl Blind {
             };
         }
         match effect {
-            Effect::None => self.send_own(ballot),
+            Effect::None => self.send_own(ballot, ballot),
             Effect::Took(_) => self.took(round, ballot, by_us),
             Effect::Unknown if idle => self.fail(Failure::Unknown { need, have }),
             Effect::Unknown => {
@@ -270,19 +272,6 @@ impl Blind {
             && outranked(self.drives.quorum, &round.answers, self.version, head.entry.order)
     }
 
-    /// Whether an empty register of an operation that was chosen may be one that has lost it: something of
-    /// it is still held, or a drive does not know what it held (INV-REG-4). What was deleted and purged leaves neither.
-    fn may_be_lost(&self, round: &ViewRound) -> bool {
-        round.answers.iter().any(|answer| match answer {
-            Answer::View(view) => {
-                let mut held =
-                    view.registers.get(&self.version).into_iter().flat_map(|r| &r.entries);
-                !view.counts || held.any(|held| self.is_mine(held.entry.operation))
-            }
-            Answer::None => false,
-        })
-    }
-
     /// The operation was chosen: brings whatever heads its register to `A_v` holders.
     fn took(&mut self, round: ViewRound, ballot: Ballot, by_us: bool) -> Step<WriteOutcome> {
         let quorum = self.drives.quorum;
@@ -301,11 +290,8 @@ impl Blind {
                 self.fail(Failure::Unknown { need, have })
             }
             Judgement::Found(head) if !head.is_firm(quorum) => self.adopt(round, ballot, head),
-            // Chosen, never acknowledged, and since then shards or records of it have rotted away: it
-            // is out because too little is left of it, not because something newer took its place.
-            Judgement::Absent if self.may_be_lost(&round) => {
-                self.fail(Failure::Unknown { need: self.needed(), have: 0 })
-            }
+            // Overtaken, for drives that lost what they had accepted do not vouch for it (INV-REG-4): too
+            // much of it was left ever since for anybody to have taken it for lost.
             _ => {
                 let entry = self.entry.clone();
                 self.end(Tail::default(), Ok(Written { entry }))
@@ -315,13 +301,13 @@ impl Blind {
 
     /// The own operation heads its register: done when `A_v` drives have it, adopted otherwise.
     ///
-    /// Unless it was chosen under a ballot of ours its order may lie below versions that others have
-    /// open elsewhere. It is answered as the latest, so it becomes that: its order is the new ballot.
+    /// It keeps its place among the key's versions, whoever gave it the ballot under which it was chosen:
+    /// clients may have read it there (INV-REG-5, ADR 0021).
     fn confirm(
         &mut self,
         round: ViewRound,
         ballot: Ballot,
-        mut head: Candidate,
+        head: Candidate,
         by_us: bool,
     ) -> Step<WriteOutcome> {
         let settled = head.verdict == Verdict::Settled;
@@ -332,10 +318,9 @@ impl Blind {
         if head.entry.operation != self.entry.operation {
             // Chosen or not, its drives cannot give it the holders it needs. Nothing came in between
             // that anybody can have seen, or it would head the key: the same value takes its place.
-            return self.send_own(ballot);
+            return self.send_own(ballot, head.entry.order);
         }
         if !by_us {
-            head.entry.order = ballot;
             self.own_ballots.push(ballot);
         }
         self.adopt(round, ballot, head)
@@ -410,7 +395,7 @@ impl Machine for Blind {
     fn on_ballot(&mut self, ballot: Ballot) -> Step<WriteOutcome> {
         let Phase::Ballot { finish } = self.phase else { return Step::Wait };
         if !finish {
-            return self.send_own(ballot);
+            return self.send_own(ballot, ballot);
         }
         let since = self.own_ballots.first().map_or(ballot.time, |first| first.time);
         let round = ViewRound::new(self.drives.quorum, self.drives.up);

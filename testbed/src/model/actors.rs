@@ -75,12 +75,15 @@ impl World {
             .enumerate()
             .filter(|(_, op)| matches!(op.ask, Ask::Put | Ask::Create | Ask::Replace(_)));
         let writes: Vec<Id> = writes.map(|(id, _)| id).collect();
-        let some = |world: &mut Self| {
-            let count = writes.len() as u64;
+        // Version ids are drawn at random: who asks for a version was told of it.
+        let told: Vec<Id> =
+            writes.iter().copied().filter(|id| self.history.is_known(*id)).collect();
+        let some = |world: &mut Self, of: &[Id]| {
+            let count = of.len() as u64;
             match count {
                 0 => None,
-                _ if !world.config.drawn => writes.last().copied(),
-                _ => Some(writes[world.rng.below(count) as usize]),
+                _ if !world.config.drawn => of.last().copied(),
+                _ => Some(of[world.rng.below(count) as usize]),
             }
         };
         Some(match plan {
@@ -88,9 +91,9 @@ impl World {
             Plan::Delete => Ask::Delete,
             Plan::Create => Ask::Create,
             Plan::Get => Ask::Get,
-            Plan::DeleteVersion => Ask::DeleteVersion(some(self)?),
-            Plan::Replace => Ask::Replace(some(self)?),
-            Plan::GetVersion => Ask::GetVersion(some(self)?),
+            Plan::DeleteVersion => Ask::DeleteVersion(some(self, &writes)?),
+            Plan::Replace => Ask::Replace(some(self, &writes)?),
+            Plan::GetVersion => Ask::GetVersion(some(self, &told)?),
         })
     }
 

@@ -82,11 +82,16 @@ pub enum Bug {
     InstallUnread,
     /// A drive whose records have rotted counts.
     RottenCounts,
+    /// A drive vouches from memory for what has rotted away from it.
+    RottenVouches,
+    /// A writer that finishes gives its version a new place among the key's versions though it may have been
+    /// read in the old one.
+    WriterReorders,
 }
 
 impl Bug {
     /// All of them, with the name on the command line and what it breaks.
-    pub const ALL: [(Self, &'static str, &'static str); 31] = [
+    pub const ALL: [(Self, &'static str, &'static str); 33] = [
         (Self::EarlyAck, "early-ack", "success answered at W - 1 accepts"),
         (Self::ThinAck, "thin-ack", "success answered at A_v - 1 holders"),
         (Self::VolatilePromises, "volatile-promises", "promises are lost in a restart"),
@@ -118,6 +123,8 @@ impl Bug {
         (Self::UnfrozenHeard, "unfrozen-heard", "a completion hears drives that missed its freeze"),
         (Self::InstallUnread, "install-unread", "a rebuild installs what one drive lists"),
         (Self::RottenCounts, "rotten-counts", "a drive whose records have rotted counts"),
+        (Self::RottenVouches, "rotten-vouches", "a drive remembers what has rotted away"),
+        (Self::WriterReorders, "writer-reorders", "a writer that finishes moves its version up"),
     ];
 
     /// The bug of a name.
@@ -142,7 +149,7 @@ impl Bug {
     /// Where it shows.
     pub fn part(self) -> Part {
         match self {
-            Self::RottenCounts => Part::Rot,
+            Self::RottenCounts | Self::RottenVouches => Part::Rot,
             Self::BucketEpochIgnored | Self::NoSecondList | Self::OpenIsEmpty => Part::Buckets,
             Self::PartGuardIgnored
             | Self::NoFreeze

@@ -285,15 +285,15 @@ impl World {
         }
     }
 
-    /// What heads its register must be readable. (What was overtaken meanwhile may be gone: readers
-    /// pin the bytes and start over when they come too late.)
+    /// What heads its register must be readable, in one of the shapes it has taken. (What was overtaken
+    /// meanwhile may be gone: readers pin the bytes and start over when they come too late.)
     fn check_shards(&mut self, value: Id) {
         self.excuse(value);
         let judgement = judge(self.quorum, &self.all_answers(), self.version_of(value));
         let Judgement::Found(head) = judgement else { return };
         let operation = head.entry.operation;
-        let (need, have) = (head.entry.data_shards(), self.whole(operation).count());
-        if id_of(operation) == value && have < need && !self.excused {
+        if id_of(operation) == value && self.is_short(value) && !self.excused {
+            let (need, have) = (head.entry.data_shards(), self.whole(operation).count());
             self.violate(format!("{value} was read, but {have} of its {need} shards are left"));
         }
     }
@@ -301,16 +301,19 @@ impl World {
     /// A version that was never acknowledged has no spare shard by promise: when a drive was replaced or rotted
     /// while a client read it, its loss is beyond what the store stands for, and the run is not judged.
     fn excuse(&mut self, value: Id) {
-        let held = || self.drives.iter().flat_map(|drive| drive.state.registers.values());
-        let is_short = |shape: OperationId| {
-            let need = held().find_map(|r| r.of_operation(shape));
-            self.whole(shape).count() < need.map_or(1, |held| held.entry.data_shards())
-        };
-        let short = shapes_of(value).all(is_short);
         let rotten = self.budgets.rots < self.config.budgets.rots;
         let replaced = rotten || self.drives.iter().any(|drive| drive.identity > 0);
         let acknowledged = self.history.ops[value].told == Told::Done;
-        self.excused |= replaced && !acknowledged && short;
+        self.excused |= replaced && !acknowledged && self.is_short(value);
+    }
+
+    /// Whether too few shards are left of a value, whatever shape it is taken in.
+    fn is_short(&self, value: Id) -> bool {
+        let held = || self.drives.iter().flat_map(|drive| drive.state.registers.values());
+        shapes_of(value).all(|shape| {
+            let need = held().find_map(|r| r.of_operation(shape));
+            self.whole(shape).count() < need.map_or(1, |held| held.entry.data_shards())
+        })
     }
 
     /// A reader goes on: it resolves what is open.
@@ -376,6 +379,9 @@ impl World {
         let epoch = self.tasks[at].epoch;
         self.tasks.swap_remove(at);
         let Ended::Read(Ok(Seen::Found(Some(head)))) = ended else { return };
+        if !head.is_firm(self.quorum) {
+            return;
+        }
         let up = self.drives.iter().filter(|d| d.up && d.is_whole(head.entry.operation));
         if up.count() < usize::from(head.entry.data_shards()) {
             return;
@@ -441,6 +447,9 @@ impl World {
         if target.is_whole(operation) || head.holders.has(drive) {
             return Installed::Held;
         }
+        if !head.is_firm(self.quorum) {
+            return Installed::Below;
+        }
         let up = self.drives.iter().filter(|d| d.up && d.is_whole(operation)).count();
         if up < usize::from(head.entry.data_shards()) {
             return Installed::Refused;
@@ -470,7 +479,7 @@ impl World {
 enum Installed {
     /// It is there, or something newer.
     Held,
-    /// It lies below the purge floor: it has to be written anew.
+    /// It lies below the purge floor, or may be lost yet: it has to be written anew.
     Below,
     /// Not now.
     Refused,

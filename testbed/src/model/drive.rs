@@ -27,11 +27,13 @@ pub enum Request {
     Purge { version: VersionId, ballot: Ballot },
 }
 
-/// Where a drive stands after a wipe.
+/// Where a drive stands after a wipe, or after its records have rotted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Stage {
     /// Whole.
     Counting,
+    /// Its records of the key have rotted: it says nothing of the key, nor takes anything (ADR 0017).
+    Hidden,
     /// New identity: collects floors; these drives have given theirs.
     Collecting(HolderMask),
     /// Accepts above its floor, counts as unknown.
@@ -84,7 +86,7 @@ impl SimDrive {
         quorum: Quorum,
         bug: Option<Bug>,
     ) -> Reply {
-        if matches!(self.stage, Stage::Collecting(_)) {
+        if matches!(self.stage, Stage::Collecting(_) | Stage::Hidden) {
             return Reply::Silent;
         }
         if epoch < self.facts.set_epoch {
@@ -219,23 +221,42 @@ impl SimDrive {
         *self = fresh;
     }
 
-    /// Its shards of the key rot: it finds out, and says that they are missing.
-    pub fn rot_shards(&mut self) {
-        let held = self.state.registers.values_mut().flat_map(|register| &mut register.entries);
-        for held in held.filter(|held| held.shard == ShardStatus::Present) {
-            held.shard = ShardStatus::Missing;
+    /// Its shards of the key rot: it finds out, says that they are missing, and does not vouch for what was
+    /// not settled yet (INV-REG-4).
+    pub fn rot_shards(&mut self, bug: Option<Bug>) {
+        let held = || self.state.registers.values().flat_map(|register| &register.entries);
+        let memory = self.state.memory.clone();
+        for operation in held().map(|held| held.entry.operation).collect::<Vec<_>>() {
+            if self.state.apply_loss(operation) {
+                self.facts.memory_since = self.facts.now;
+            }
+        }
+        if bug == Some(Bug::RottenVouches) {
+            self.state.memory = memory;
         }
     }
 
-    /// Its records of the key rot: between the fences it refuses at or below the highest ballot it has
-    /// accepted, and counts as unknown until what it held is back (ADR 0009).
+    /// Its records of the key rot: it is silent about the key, whatever its memory says.
     pub fn rot_records(&mut self, bug: Option<Bug>) {
         let highest = self.state.highest();
         self.state.registers.clear();
         self.facts.floor = self.facts.floor.max(highest);
-        if bug != Some(Bug::RottenCounts) {
-            self.stage = Stage::Rebuilding;
+        match bug {
+            Some(Bug::RottenCounts) => {}
+            Some(Bug::RottenVouches) => self.stage = Stage::Rebuilding,
+            _ => self.stage = Stage::Hidden,
         }
+    }
+
+    /// What rot hid is to be filled again from the other drives: it refuses at or below all that it ever
+    /// accepted or promised, has forgotten what it accepted, and counts as unknown until it is filled. The set
+    /// has a new epoch, as if it were another drive: a coordinator that holds an acceptance of before must
+    /// not complete a quorum with it once it counts (ADR 0017).
+    pub fn fill(&mut self, epoch: SetEpoch) {
+        self.state.memory.clear();
+        self.facts.memory_since = self.facts.now;
+        self.facts.set_epoch = epoch;
+        self.stage = Stage::Collecting(HolderMask::default());
     }
 
     /// What it gives a new drive: the highest ballots it accepted, promised and purged. Adopts the new

@@ -83,6 +83,12 @@ impl History {
         }
     }
 
+    /// Whether a client was told of a version: that it was written, or by reading it.
+    pub fn is_known(&self, version: Id) -> bool {
+        let seen = |told| matches!(told, Told::Value(Some(seen)) | Told::Kept(Some(seen)) if seen == version);
+        self.ops[version].told == Told::Done || self.ops.iter().any(|op| seen(op.told))
+    }
+
     /// All that its judgement rests on: what was asked and told, and which operations had returned before
     /// which others began, whatever the order of returns among each other.
     pub fn outline(&self) -> Vec<(Ask, Told, u64)> {

@@ -48,6 +48,9 @@ pub struct Args {
     /// The first seed.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Walk only configurations with this in their name (`n4-versioned-steady`).
+    #[arg(long, default_value = "")]
+    config: String,
     /// Run this seed alone and print its trace.
     #[arg(long)]
     replay: Option<u64>,
@@ -87,7 +90,8 @@ pub fn command(args: &Args) -> anyhow::Result<bool> {
     if args.exhaustive {
         return exhaust(bug, args);
     }
-    let result = search(part, bug, args.seed, Duration::from_secs(args.seconds));
+    let time = Duration::from_secs(args.seconds);
+    let result = search(part, bug, (args.seed, &args.config), time);
     result.print(args.json, part, bug)?;
     Ok(result.violations.is_empty())
 }
@@ -177,8 +181,14 @@ fn config_name(part: Part, seed: u64) -> String {
     }
 }
 
-/// Walks from `seed` on until time is over or a run breaks a property.
-fn search(part: Part, bug: Option<Bug>, seed: u64, time: Duration) -> SearchResult {
+/// Walks from `seed` on, through the configurations with `named` in their name, until time is over or a run
+/// breaks a property.
+fn search(
+    part: Part,
+    bug: Option<Bug>,
+    (seed, named): (u64, &str),
+    time: Duration,
+) -> SearchResult {
     let start = Instant::now();
     let mut result = SearchResult {
         method: "random walks: nothing is exhausted, see --exhaustive",
@@ -190,9 +200,11 @@ fn search(part: Part, bug: Option<Bug>, seed: u64, time: Duration) -> SearchResu
         configs: std::collections::BTreeMap::new(),
     };
     let needs = bug.and_then(Bug::needs);
-    let fits =
-        |seed: &u64| needs.is_none_or(|faults| config::has(walk::config_of(part, *seed), faults));
-    for seed in (seed..).filter(fits) {
+    let fits = |seed: u64| {
+        needs.is_none_or(|faults| config::has(walk::config_of(part, seed), faults))
+            && config_name(part, seed).contains(named)
+    };
+    for seed in (seed..).filter(|seed| fits(*seed)) {
         let report = run(part, seed, bug, false);
         result.runs += 1;
         result.events += u64::from(report.events);

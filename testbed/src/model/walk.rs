@@ -163,6 +163,9 @@ impl World {
             if self.budgets.rots > 0 && down == 0 && !wiped && self.may_wipe(at) {
                 out.push((6, Event::Rot(at)));
             }
+            if drive.stage == Stage::Hidden {
+                out.push((8, Event::Unhide(at)));
+            }
             if let Stage::Collecting(given) = drive.stage {
                 let others = (0..self.quorum.n()).filter(|from| *from != at && !given.has(*from));
                 out.extend(others.map(|from| (60, Event::Collect(at, from))));
@@ -218,6 +221,9 @@ impl World {
         for index in 0..self.quorum.n() {
             if !self.drives[usize::from(index)].up {
                 self.apply(Event::Up(index));
+            }
+            if self.drives[usize::from(index)].stage == Stage::Hidden {
+                self.apply(Event::Unhide(index));
             }
         }
         self.budgets.redraws = u32::MAX;

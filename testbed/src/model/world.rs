@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_register::{Answer, Command, HolderMask, Reply, Round, Settlement};
-use holdfast_types::{Ballot, HybridTime, OperationId, Quorum, SetEpoch, VersionId};
+use holdfast_types::{Ballot, HybridTime, OperationId, Quorum, SetEpoch, VersionId, WriterId};
 
 use super::{
     bugs::Bug,
@@ -50,6 +50,8 @@ pub enum Event {
     Heal(u128),
     Purge(u128),
     Rot(u8),
+    /// What rot hid on a drive is given up: it is filled from the others, or replaced.
+    Unhide(u8),
     Leap,
 }
 
@@ -189,6 +191,7 @@ impl World {
             | Event::Collect(..)
             | Event::Rebuild(_)
             | Event::Rot(_)
+            | Event::Unhide(_)
             | Event::Purge(_) => self.apply_fault(event),
         }
     }
@@ -211,18 +214,22 @@ impl World {
             }
             Event::Wipe(drive) => {
                 self.budgets.wipes -= 1;
-                if self.bug != Some(Bug::NoSetEpoch) {
+                self.wipe(drive);
+            }
+            Event::Unhide(drive) => {
+                if self.rng.chance(50) {
                     self.epoch.0 += 1;
+                    self.drives[usize::from(drive)].fill(self.epoch);
+                } else {
+                    self.wipe(drive);
                 }
-                self.drives[usize::from(drive)].wipe(self.epoch, self.bug);
-                self.check_durable();
             }
             Event::Rot(drive) => {
                 self.budgets.rots -= 1;
                 let shards = self.rng.chance(40);
                 let rotten = &mut self.drives[usize::from(drive)];
                 if shards {
-                    rotten.rot_shards();
+                    rotten.rot_shards(self.bug);
                 } else {
                     rotten.rot_records(self.bug);
                 }
@@ -233,6 +240,15 @@ impl World {
             Event::Purge(version) => self.purge(VersionId(version)),
             _ => {}
         }
+    }
+
+    /// A drive is replaced by a blank one.
+    fn wipe(&mut self, drive: u8) {
+        if self.bug != Some(Bug::NoSetEpoch) {
+            self.epoch.0 += 1;
+        }
+        self.drives[usize::from(drive)].wipe(self.epoch, self.bug);
+        self.check_durable();
     }
 
     fn deliver(&mut self, message: Message) {
@@ -424,12 +440,29 @@ impl World {
                     entry.ballot = self.highest_of(entry.operation).unwrap_or(entry.ballot);
                 }
                 // What a writer itself writes has its ballot as its order already.
-                if self.bug == Some(Bug::AdoptionReorders) {
+                let replaced = self.bug == Some(Bug::WriterReorders)
+                    && task.is_own(entry.operation)
+                    && !self.was_chosen_by(task.id, entry.operation);
+                if replaced || self.bug == Some(Bug::AdoptionReorders) {
                     entry.order = entry.ballot;
                 }
                 Some(Request::Accept { version, entry, source })
             }
         }
+    }
+
+    /// Whether a task's own ballot made an operation chosen.
+    fn was_chosen_by(&self, task: u32, operation: OperationId) -> bool {
+        let accepted = |ballot: Ballot| {
+            let remembers = |drive: &&SimDrive| {
+                let mut memory = drive.state.memory.iter();
+                memory.any(|m| m.operation == operation && m.ballot == ballot)
+            };
+            self.drives.iter().filter(remembers).count() >= usize::from(self.quorum.write())
+        };
+        let memory = self.drives.iter().flat_map(|drive| &drive.state.memory);
+        let own = memory.filter(|m| m.operation == operation);
+        own.map(|m| m.ballot).any(|b| b.writer == WriterId(u128::from(task)) && accepted(b))
     }
 
     /// The highest ballot under which any drive holds an operation.

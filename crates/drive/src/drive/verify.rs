@@ -197,11 +197,12 @@ impl Drive {
         let Some((suspect, _)) = self.suspects.known.get(&operation) else { return };
         tracing::warn!(drive = %self.id(), %operation, rot, "a shard is rotten: missing from now on");
         let (register, place) = (suspect.register.clone(), suspect.record.place.clone());
-        let lost = Record::Lost { register, operation, place };
+        let lost = Record::Lost { register: register.clone(), operation, place };
         self.work(move |drive| {
             // Applies only where the place still stands: what was moved or dropped meanwhile, and its
             // blocks used again, is no rot.
-            match drive.record(&lost, true) {
+            let forgotten = drive.forget_open(&register, operation);
+            match forgotten.and_then(|()| drive.record(&lost, true)) {
                 Err(stop @ (Stop::Waits(_) | Stop::NoRoom)) => return Err(stop),
                 Err(Stop::Failed(class, message)) => {
                     drive.conclude(operation, 0, &Err((class, message)));
@@ -214,6 +215,17 @@ impl Drive {
             }
             Ok(())
         });
+    }
+
+    /// An entry that loses its shard before it is settled may be taken for lost by those who judge
+    /// (ADR 0003): the drive does not say from memory that it had accepted it (INV-REG-4).
+    fn forget_open(&mut self, register: &Bytes, operation: OperationId) -> Result<(), Stop> {
+        let (held, _) = self.table.register(register)?;
+        let open = held.state.of_operation(operation).is_some_and(|entry| !entry.settled);
+        if let (true, Ok((key, _))) = (open, RegisterKey::decode_register(register)) {
+            self.volatile.lost(&key.encode(), operation, self.now());
+        }
+        Ok(())
     }
 
     /// Tells all who wait for a verdict.

@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 use holdfast_register::{KeyState, Remembered};
-use holdfast_types::{Ballot, HybridTime, limits};
+use holdfast_types::{Ballot, HybridTime, OperationId, limits};
 
 /// Promises kept by key; beyond them all become a floor for the whole drive. Bounds memory at some
 /// 20 MB; promises that led to an Accept are not kept, so only abandoned writes count.
@@ -66,6 +66,15 @@ impl Volatile {
         let key = Bytes::copy_from_slice(key);
         self.memory.entry(key.clone()).or_default().push(what);
         self.order.push_back((what.at, key));
+    }
+
+    /// Forgets that an operation was accepted, for its shard was lost before it was settled (INV-REG-4): from
+    /// `now` on the memory is complete again.
+    pub(super) fn lost(&mut self, key: &[u8], operation: OperationId, now: HybridTime) {
+        self.since = self.since.max(now);
+        if let Some(memory) = self.memory.get_mut(key) {
+            memory.retain(|remembered| remembered.operation != operation);
+        }
     }
 
     /// Forgets what is too old, or too much.

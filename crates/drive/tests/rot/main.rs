@@ -3,6 +3,7 @@
 
 mod runs;
 mod scrub;
+mod vouching;
 
 use std::sync::{Arc, Mutex};
 

@@ -113,12 +113,13 @@ impl MemoryDrive {
             return Ok(DriveReply::Accepted(ShardStatus::Present));
         }
         self.rotten.insert(operation, verify.shard);
+        if self.keys.get_mut(&verify.key).is_some_and(|state| state.apply_loss(operation)) {
+            self.memory_since = self.memory_since.max(now);
+        }
         let states = self.keys.get_mut(&verify.key).into_iter();
         let registers = states.flat_map(|state| state.registers.values_mut());
         for held in registers.flat_map(|register| &mut register.entries) {
-            if held.entry.operation == operation
-                || (held.settled && shape(held, operation).is_some())
-            {
+            if held.settled && shape(held, operation).is_some() {
                 held.shard = ShardStatus::Missing;
             }
         }
