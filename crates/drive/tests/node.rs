@@ -261,8 +261,15 @@ async fn what_was_answered_survives_a_kill() {
     tokio::task::spawn_blocking(move || {
         for drive in 1..=4 {
             let name = format!("drive{drive}");
-            // The log alone: a killed node's sled is whatever it is.
+            // Manifests first: what either names is not changed (INV-MANIFEST-1), so a checkpoint that ends
+            // while the rest is copied does no harm, as it would if its manifest came with an older log.
+            copy_tree(&from.join(&name).join("manifest"), &to.join(&name).join("manifest"));
+            let manifests = to.join(format!("manifest{drive}"));
+            std::fs::rename(to.join(&name).join("manifest"), &manifests).unwrap();
             copy_tree(&from.join(&name), &to.join(&name));
+            std::fs::remove_dir_all(to.join(&name).join("manifest")).unwrap();
+            std::fs::rename(&manifests, to.join(&name).join("manifest")).unwrap();
+            // A killed node's sled is whatever it is.
             let _ = std::fs::remove_dir_all(to.join(&name).join("index"));
         }
     })
