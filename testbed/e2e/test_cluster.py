@@ -97,9 +97,18 @@ def test_a_node_dies_while_clients_write(cluster):
 
 
 def full_width(cluster, bucket, key):
-    facts = json.loads(cluster.adminctl("--json", "object", "locate", bucket, key).stdout)
-    shards = facts["shards"]
-    return len(shards) == 16 and all(s["state"] == "present" for s in shards)
+    """Every drive has its shard, of each part when there are several."""
+    shards = json.loads(cluster.adminctl("--json", "object", "locate", bucket, key).stdout)["shards"]
+    parts = max(1, len({shard.get("part") for shard in shards}))
+    return len(shards) == 16 * parts and all(shard["state"] == "present" for shard in shards)
+
+
+def wait_full_width(cluster, bucket, keys, seconds):
+    deadline = time.monotonic() + seconds
+    left = list(keys)
+    while left := [key for key in left if not full_width(cluster, bucket, key)]:
+        assert time.monotonic() < deadline, f"not at full width: {left}"
+        time.sleep(0.5)
 
 
 def test_kill_nine_of_all_and_a_lost_index(cluster):

@@ -1,7 +1,7 @@
 """Bytes flipped in the files of real drives: served right from the others, recorded by the drive, healed to full width."""
 import os, pathlib, time
 
-from test_cluster import digest, full_width
+from test_cluster import digest, full_width, wait_full_width
 
 INLINE, VOLUME = 200 << 10, 2 << 20
 
@@ -41,10 +41,7 @@ def test_rot_is_served_around_and_healed(cluster):
     bodies = {f"{kind}/{n}": os.urandom(size) for kind, size in (("log", INLINE), ("volume", VOLUME)) for n in range(4)}
     for key, body in bodies.items():
         s3.put_object(Bucket="rotten", Key=key, Body=body)
-    deadline = time.monotonic() + 30
-    while not all(full_width(cluster, "rotten", key) for key in bodies):
-        assert time.monotonic() < deadline, "never at full width"
-        time.sleep(0.5)
+    wait_full_width(cluster, "rotten", bodies, 30)
     harmed = {}
     for key, body in bodies.items():
         # Shard 0 begins with the body's first bytes.

@@ -1,7 +1,7 @@
 """The scrub of real drives: rot that no reader meets is found, told of, healed, and each pass proves what it read."""
 import json, os, time
 
-from test_cluster import digest
+from test_cluster import digest, wait_full_width
 from test_rot import drive_of, flip, places
 
 INLINE, VOLUME = 200 << 10, 2 << 20
@@ -27,20 +27,6 @@ def a_pass(cluster, node=1):
             return [row["last"] for row in rows]
         assert time.monotonic() < deadline, rows
         time.sleep(0.3)
-
-
-def full_width(cluster, bucket, key):
-    """Every drive has its shard, of each part when there are several."""
-    shards = json.loads(cluster.adminctl("--json", "object", "locate", bucket, key).stdout)["shards"]
-    return len(shards) >= 16 and all(shard["state"] == "present" for shard in shards)
-
-
-def wait_full_width(cluster, bucket, keys, seconds):
-    deadline = time.monotonic() + seconds
-    left = list(keys)
-    while left := [key for key in left if not full_width(cluster, bucket, key)]:
-        assert time.monotonic() < deadline, f"not at full width: {left}"
-        time.sleep(0.5)
 
 
 def test_rot_that_nobody_reads_is_found_and_healed(cluster):

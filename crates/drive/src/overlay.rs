@@ -191,7 +191,7 @@ impl Layers {
     }
 
     /// What lies above the base in a range of keys: older values of a key first.
-    pub fn recent<'a>(
+    pub fn above_base<'a>(
         &'a self,
         start: &[u8],
         end: &[u8],

@@ -97,7 +97,7 @@ impl Drive {
                 return;
             }
         };
-        for (key, value) in self.table.layers.recent(&[1], &[PLACE_SPACE]) {
+        for (key, value) in self.table.layers.above_base(&[1], &[PLACE_SPACE]) {
             if let Some(Value::Register(record)) = value {
                 names(key, record, &sought, &mut found);
             }

@@ -25,7 +25,7 @@ use std::{
     sync::Arc,
 };
 
-use holdfast_types::{ErrorClass, limits};
+use holdfast_types::{ErrorClass, RegisterKey, limits};
 
 use crate::{
     api::{DriveError, DriveRequest, ShardRead, ShardSource},
@@ -142,17 +142,25 @@ const fn source_bytes(source: &ShardSource) -> usize {
 /// The key whose order a task keeps.
 fn line_of(task: &Task) -> Option<Vec<u8>> {
     let Task::Request(request, _) = task else { return None };
-    let key = match &**request {
-        DriveRequest::Accept(accept) => &accept.key,
-        DriveRequest::Install(install) => &install.key,
-        DriveRequest::Prepare(prepare) => &prepare.key,
-        DriveRequest::Read(read) => &read.key,
-        DriveRequest::Settle(settle) => &settle.key,
-        DriveRequest::Purge(purge) => &purge.key,
-        DriveRequest::Verify(verify) => &verify.key,
-        _ => return None,
-    };
-    Some(key.encode())
+    request.key().map(RegisterKey::encode)
+}
+
+impl DriveRequest {
+    /// The key whose registers it reads or changes; `None` when it is of no key alone, or of how drives come
+    /// and go.
+    #[must_use]
+    pub const fn key(&self) -> Option<&RegisterKey> {
+        Some(match self {
+            Self::Accept(accept) => &accept.key,
+            Self::Install(install) => &install.key,
+            Self::Prepare(prepare) => &prepare.key,
+            Self::Read(read) => &read.key,
+            Self::Settle(settle) => &settle.key,
+            Self::Purge(purge) => &purge.key,
+            Self::Verify(verify) => &verify.key,
+            _ => return None,
+        })
+    }
 }
 
 impl Drive {

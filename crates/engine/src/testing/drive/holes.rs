@@ -31,22 +31,14 @@ impl MemoryDrive {
 
     /// Nothing is said about a key that is hidden.
     pub(super) fn check_shown(&self, request: &DriveRequest) -> Result<(), DriveError> {
-        let key = match request {
-            DriveRequest::Accept(accept) => &accept.key,
-            DriveRequest::Install(install) => &install.key,
-            DriveRequest::Prepare(prepare) => &prepare.key,
-            DriveRequest::Read(read) => &read.key,
-            DriveRequest::Settle(settle) => &settle.key,
-            DriveRequest::Purge(purge) => &purge.key,
-            DriveRequest::Verify(verify) => &verify.key,
-            DriveRequest::Member(MemberRequest::Restock(restock)) => &restock.key,
-            _ => return Ok(()),
+        let (key, guard) = match request {
+            DriveRequest::Member(MemberRequest::Restock(restock)) => (Some(&restock.key), None),
+            DriveRequest::Accept(accept) => {
+                (Some(&accept.key), accept.guard.as_ref().map(|guard| &guard.key))
+            }
+            other => (other.key(), None),
         };
-        let guard = match request {
-            DriveRequest::Accept(accept) => accept.guard.as_ref().map(|guard| &guard.key),
-            _ => None,
-        };
-        if [Some(key), guard].into_iter().flatten().any(|key| self.is_hidden(key)) {
+        if [key, guard].into_iter().flatten().any(|key| self.is_hidden(key)) {
             let message = "rot hid what is known of it";
             return Err(DriveError::failed(self.id, ErrorClass::Damaged, message));
         }
