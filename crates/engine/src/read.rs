@@ -13,8 +13,8 @@ use std::{sync::Arc, time::Duration};
 
 use holdfast_drive::api::{self, DriveError, DriveReply, DriveRequest, InlineShard};
 use holdfast_register::{
-    Answer, Candidate, Drives, Failure, HolderMask, Judgement, Machine, Reach, Read, Refusal, Seen,
-    Target, judge_latest,
+    Answer, Basis, Candidate, Drives, Failure, HolderMask, Judgement, Machine, Reach, Read,
+    Refusal, Seen, Target, judge_latest,
 };
 use holdfast_types::{BucketStamp, RegisterKey, VersionId};
 
@@ -120,7 +120,7 @@ impl SetShared {
                 Err(error) => check_scope(&error)?,
             }
         }
-        Ok(judge_latest(self.quorum, &answers))
+        Ok(judge_latest(Basis::Reads, self.quorum, &answers))
     }
 
     async fn ask(

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use holdfast_drive::api::{DriveReply, DriveRequest, Gap, Scan, ScanPage};
-use holdfast_register::{Answer, Candidate, Judgement, KeyView, Verdict, judge_latest};
+use holdfast_register::{Answer, Basis, Candidate, Judgement, KeyView, Verdict, judge_latest};
 use holdfast_types::{BucketPhase, BucketStamp, EntryKind, Keyspace, RegisterKey};
 
 use crate::{
@@ -172,7 +172,7 @@ impl SetShared {
                 answers[usize::from(route.shard_of(*slot))] = Answer::View(view);
             }
         }
-        let shown = match judge_latest(self.quorum, &answers) {
+        let shown = match judge_latest(Basis::Reads, self.quorum, &answers) {
             Judgement::Found(candidate) if candidate.verdict == Verdict::Open => {
                 let route = match &range.open {
                     OpenOnes::Leave => return Ok(Some(candidate)),

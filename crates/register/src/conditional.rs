@@ -29,7 +29,8 @@ use crate::{
     command::{ATTEMPTS_MAX, Drives, Failure, Round, Step},
     finish::{Effect, effect},
     judge::{
-        Candidate, Judgement, Verdict, judge, judge_latest_without, judge_without, newest_elsewhere,
+        Basis, Candidate, Judgement, Verdict, judge, judge_latest_without, judge_without,
+        newest_elsewhere,
     },
     round::{AcceptRound, Tail, ViewRound, write},
     state::HolderMask,
@@ -180,10 +181,16 @@ impl Conditional {
 
     fn judge(&self, round: &ViewRound, ignored: &[OperationId]) -> Judgement {
         match self.subject {
-            Subject::Latest => judge_latest_without(self.drives.quorum, &round.answers, ignored),
-            Subject::Register => {
-                judge_without(self.drives.quorum, &round.answers, self.version, ignored)
+            Subject::Latest => {
+                judge_latest_without(Basis::Prepare, self.drives.quorum, &round.answers, ignored)
             }
+            Subject::Register => judge_without(
+                Basis::Prepare,
+                self.drives.quorum,
+                &round.answers,
+                self.version,
+                ignored,
+            ),
         }
     }
 
@@ -306,7 +313,8 @@ impl Conditional {
     /// key may hold anything of a higher ballot. (Its own register is guarded by judging.)
     fn still_holds(&self, round: &ViewRound, index: usize) -> bool {
         let decided = self.attempts[index].ballots.iter().max().copied();
-        let newest = newest_elsewhere(self.drives.quorum, &round.answers, self.version);
+        let newest =
+            newest_elsewhere(Basis::Prepare, self.drives.quorum, &round.answers, self.version);
         self.subject == Subject::Register || decided >= Some(newest)
     }
 
@@ -319,7 +327,7 @@ impl Conditional {
         by_us: bool,
     ) -> Step<DecideOutcome> {
         let attempt = self.attempts[index].clone();
-        match judge(self.drives.quorum, &round.answers, self.version) {
+        match judge(Basis::Prepare, self.drives.quorum, &round.answers, self.version) {
             Judgement::Found(head) if head.entry.operation == attempt.entry.operation => {
                 self.confirm(round, ballot, head, index, by_us)
             }
@@ -422,7 +430,8 @@ impl Conditional {
         current: Option<Candidate>,
     ) -> Step<DecideOutcome> {
         let mine = self.operations();
-        let below = judge_without(self.drives.quorum, &round.answers, self.version, &mine);
+        let below =
+            judge_without(Basis::Prepare, self.drives.quorum, &round.answers, self.version, &mine);
         let Judgement::Found(below) = below else {
             let tombstone = seal(self.version, self.seal, ballot);
             return self.adopt(round, ballot, tombstone, Then::Sealed);

@@ -16,6 +16,17 @@ pub enum Answer {
     View(KeyView),
 }
 
+/// What the answers are to: whether they show the drives at one moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Basis {
+    /// Reads and pages of scans: each answer shows its drive at a moment of its own, and the drive may have
+    /// accepted anything since.
+    Reads,
+    /// One and the same Prepare: since a drive answered it has accepted nothing below its ballot, and all
+    /// that was shown lies below it.
+    Prepare,
+}
+
 /// Where a candidate stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Verdict {
@@ -82,18 +93,19 @@ pub enum Judgement {
 /// there; *out* if `j + u < T_v`, j counting holders under any ballot and u the drives that did not answer,
 /// or do not count and do not hold it; else *open*.
 ///
-/// One more candidate is out: when every drive answered, fewer than `k_v` of its shards are left,
-/// `j + u < A_v`, and those that do not hold it cannot have accepted it since. It was never acknowledged
-/// and nobody can ever read it, so it must not hide what is below it for ever (ADR 0003), whether its
-/// shards went with their drives or rotted away (ADR 0021).
+/// One more candidate is out: when every drive answered one and the same Prepare, fewer than `k_v` of its
+/// shards are left and `j + u < A_v`. It was never acknowledged and nobody can ever read it, so it must not
+/// hide what is below it for ever (ADR 0003), whether its shards went with their drives or rotted away
+/// (ADR 0021). Reads never show that.
 #[must_use]
-pub fn judge(quorum: Quorum, answers: &[Answer], version: VersionId) -> Judgement {
-    judge_without(quorum, answers, version, &[])
+pub fn judge(basis: Basis, quorum: Quorum, answers: &[Answer], version: VersionId) -> Judgement {
+    judge_without(basis, quorum, answers, version, &[])
 }
 
 /// As [`judge`], blind to the operations of `ignored`: ones known not to have been chosen.
 #[must_use]
 pub fn judge_without(
+    basis: Basis,
     quorum: Quorum,
     answers: &[Answer],
     version: VersionId,
@@ -113,7 +125,7 @@ pub fn judge_without(
         if tally.is_settled(needed) {
             return Judgement::Found(tally.into_candidate(Verdict::Settled));
         }
-        let lost = is_lost(quorum, answers, &tally.candidate, unknown);
+        let lost = is_lost(basis, quorum, answers, &tally.candidate, unknown);
         if tally.candidate.holders.count() + unknown >= needed && !lost {
             return Judgement::Found(tally.into_candidate(Verdict::Open));
         }
@@ -127,22 +139,23 @@ pub fn judge_without(
 /// that show one state of it (see `one_view`); when they are too few the head is called open, too: a
 /// Prepare makes them.
 #[must_use]
-pub fn judge_latest(quorum: Quorum, answers: &[Answer]) -> Judgement {
-    judge_latest_without(quorum, answers, &[])
+pub fn judge_latest(basis: Basis, quorum: Quorum, answers: &[Answer]) -> Judgement {
+    judge_latest_without(basis, quorum, answers, &[])
 }
 
 /// As [`judge_latest`], blind to the operations of `ignored`.
 #[must_use]
 pub fn judge_latest_without(
+    basis: Basis,
     quorum: Quorum,
     answers: &[Answer],
     ignored: &[OperationId],
 ) -> Judgement {
     let versions = versions_held(answers);
     if versions.is_empty() {
-        return judge_without(quorum, answers, VersionId::NULL, ignored);
+        return judge_without(basis, quorum, answers, VersionId::NULL, ignored);
     }
-    let heads = match heads(quorum, answers, &versions, ignored) {
+    let heads = match heads(basis, quorum, answers, &versions, ignored) {
         Ok(heads) => heads,
         Err(unknown) => return unknown,
     };
@@ -155,7 +168,7 @@ pub fn judge_latest_without(
     if view == answers {
         return latest_of(heads);
     }
-    match self::heads(quorum, &view, &versions, ignored) {
+    match self::heads(basis, quorum, &view, &versions, ignored) {
         Ok(heads) => latest_of(heads),
         Err(_) => {
             let head = match latest_of(heads) {
@@ -169,12 +182,13 @@ pub fn judge_latest_without(
 
 /// What heads each register; too few counting answers for that are an error.
 fn heads(
+    basis: Basis,
     quorum: Quorum,
     answers: &[Answer],
     versions: &[VersionId],
     ignored: &[OperationId],
 ) -> Result<Vec<Candidate>, Judgement> {
-    let judged = versions.iter().map(|v| judge_without(quorum, answers, *v, ignored));
+    let judged = versions.iter().map(|v| judge_without(basis, quorum, answers, *v, ignored));
     let found = judged.filter_map(|judgement| match judgement {
         Judgement::Found(candidate) => Some(Ok(candidate)),
         Judgement::Absent => None,
@@ -263,19 +277,20 @@ fn unknown_for(answers: &[Answer], candidate: &Candidate) -> u8 {
     unknown.count() as u8
 }
 
-/// Whether a candidate can neither have been acknowledged nor ever be read again. The answers to a Read
-/// come at different times: a drive that did not hold it then may be the one that made it acknowledged
-/// before another lost its shard. So those without it must bar its ballot, as after a Prepare all do.
-fn is_lost(quorum: Quorum, answers: &[Answer], candidate: &Candidate, unknown: u8) -> bool {
+/// Whether a candidate can neither have been acknowledged nor ever be read again (INV-REG-6). Answers to Reads come at
+/// different times: a drive that did not hold it then may be the one that made it acknowledged before another
+/// lost its shard, even if it shows a ballot above it, for that may be of an adoption which it saw later than
+/// others (ADR 0021). After one Prepare what any drive did not hold it can never hold below the ballot.
+fn is_lost(
+    basis: Basis,
+    quorum: Quorum,
+    answers: &[Answer],
+    candidate: &Candidate,
+    unknown: u8,
+) -> bool {
     let data = candidate.entry.data_shards();
-    let barred = answers.iter().enumerate().all(|(index, answer)| match answer {
-        Answer::None => false,
-        Answer::View(view) => {
-            let bars = view.highest.max(view.promise) > candidate.entry.ballot;
-            bars || candidate.holders.has(index as u8)
-        }
-    });
-    barred
+    basis == Basis::Prepare
+        && answers.iter().all(|answer| matches!(answer, Answer::View(_)))
         && candidate.shards.count() < data
         && candidate.holders.count() + unknown < quorum.acknowledged(data)
 }
@@ -283,10 +298,16 @@ fn is_lost(quorum: Quorum, answers: &[Answer], candidate: &Candidate, unknown: u
 /// Whether another register of the key has a version of higher order than `order`, or a tombstone:
 /// what it removed may have been the latest above that order, and read as such (ADR 0006).
 #[must_use]
-pub fn outranked(quorum: Quorum, answers: &[Answer], version: VersionId, order: Ballot) -> bool {
+pub fn outranked(
+    basis: Basis,
+    quorum: Quorum,
+    answers: &[Answer],
+    version: VersionId,
+    order: Ballot,
+) -> bool {
     let mut others = versions_held(answers);
     others.retain(|other| *other != version);
-    others.into_iter().any(|other| match judge(quorum, answers, other) {
+    others.into_iter().any(|other| match judge(basis, quorum, answers, other) {
         Judgement::Found(candidate) => candidate.entry.order > order,
         Judgement::Absent | Judgement::Unknown { .. } => false,
     })
@@ -295,9 +316,14 @@ pub fn outranked(quorum: Quorum, answers: &[Answer], version: VersionId, order: 
 /// The highest ballot of what other registers of the key may hold, tombstones included: whatever was
 /// decided under a lower ballot may not hold any more.
 #[must_use]
-pub fn newest_elsewhere(quorum: Quorum, answers: &[Answer], version: VersionId) -> Ballot {
+pub fn newest_elsewhere(
+    basis: Basis,
+    quorum: Quorum,
+    answers: &[Answer],
+    version: VersionId,
+) -> Ballot {
     let others = versions_held(answers).into_iter().filter(|other| *other != version);
-    let found = others.filter_map(|other| match judge(quorum, answers, other) {
+    let found = others.filter_map(|other| match judge(basis, quorum, answers, other) {
         Judgement::Found(candidate) => Some(candidate.entry.ballot),
         Judgement::Absent | Judgement::Unknown { .. } => None,
     });

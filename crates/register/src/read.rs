@@ -12,7 +12,7 @@ use holdfast_types::{Ballot, VersionId};
 
 use crate::{
     command::{Command, Drives, Failure, Machine, Reply, Round, Settlement, Step},
-    judge::{Answer, Candidate, Judgement, Verdict, judge, judge_latest},
+    judge::{Answer, Basis, Candidate, Judgement, Verdict, judge, judge_latest},
     round::ViewRound,
     state::HolderMask,
 };
@@ -95,8 +95,8 @@ impl Read {
             };
         }
         let judgement = match self.target {
-            Target::Latest => judge_latest(quorum, &self.round.answers),
-            Target::Version(version) => judge(quorum, &self.round.answers, version),
+            Target::Latest => judge_latest(Basis::Reads, quorum, &self.round.answers),
+            Target::Version(version) => judge(Basis::Reads, quorum, &self.round.answers, version),
         };
         match judgement {
             Judgement::Found(head) if head.verdict == Verdict::Settled => {

@@ -16,7 +16,7 @@ use holdfast_types::{Ballot, OperationId, VersionId};
 use crate::{
     adopting::{Adopting, Progress, TooFew, seal, shortage},
     command::{ATTEMPTS_MAX, Drives, Failure, Machine, Reply, Round, Settlement, Step},
-    judge::{Answer, Candidate, Judgement, Verdict, judge, judge_latest},
+    judge::{Answer, Basis, Candidate, Judgement, Verdict, judge, judge_latest},
     read::Target,
     round::{Tail, ViewRound, prepare},
 };
@@ -105,8 +105,8 @@ impl Resolve {
             };
         }
         let judgement = match self.target {
-            Target::Latest => judge_latest(quorum, &round.answers),
-            Target::Version(version) => judge(quorum, &round.answers, version),
+            Target::Latest => judge_latest(Basis::Prepare, quorum, &round.answers),
+            Target::Version(version) => judge(Basis::Prepare, quorum, &round.answers, version),
         };
         let patient = !idle && !grace_over;
         match judgement {

@@ -18,7 +18,7 @@ use crate::{
         AcceptVerdict, DriveView, Refusal, SettleVerdict, decide_accept, decide_install,
         decide_prepare, decide_settle, raised_ceiling, remembers_since,
     },
-    judge::{Answer, Judgement, Verdict, judge, judge_latest},
+    judge::{Answer, Basis, Judgement, Verdict, judge, judge_latest, judge_without},
     state::{Held, HolderMask, KeyState, KeyView, RegisterState, Remembered, ShardStatus},
     *,
 };
@@ -193,7 +193,7 @@ fn memory_knows_what_it_does_not_know() {
 }
 
 fn verdict(views: &[Answer]) -> Option<(u128, Verdict)> {
-    match judge(Quorum::of(4), views, NULL) {
+    match judge(Basis::Reads, Quorum::of(4), views, NULL) {
         Judgement::Found(found) => Some((found.entry.operation.0, found.verdict)),
         Judgement::Absent | Judgement::Unknown { .. } => None,
     }
@@ -225,7 +225,9 @@ fn judging_counts_one_ballot_and_every_unknown() {
 fn the_latest_is_judged_on_one_view() {
     let full = view_of(&[(1, &[(1, 10)]), (2, &[(2, 20)])]);
     let views = vec![Answer::View(full); 4];
-    let Judgement::Found(head) = judge_latest(Quorum::of(4), &views) else { panic!("absent") };
+    let Judgement::Found(head) = judge_latest(Basis::Reads, Quorum::of(4), &views) else {
+        panic!("absent")
+    };
     assert_eq!((head.version, head.verdict), (VersionId(2), Verdict::Settled));
     let mut late = view_of(&[(1, &[(1, 30)])]);
     for register in late.registers.values_mut() {
@@ -234,7 +236,9 @@ fn the_latest_is_judged_on_one_view() {
     let early = view_of(&[(3, &[(3, 5)])]);
     let views =
         vec![Answer::View(late), Answer::View(early.clone()), Answer::View(early), Answer::None];
-    let Judgement::Found(head) = judge_latest(Quorum::of(4), &views) else { panic!("absent") };
+    let Judgement::Found(head) = judge_latest(Basis::Reads, Quorum::of(4), &views) else {
+        panic!("absent")
+    };
     assert_eq!(head.verdict, Verdict::Open);
 }
 

@@ -21,7 +21,7 @@ use crate::{
     adopting::{Adopting, Progress, TooFew, shortage},
     command::{ATTEMPTS_MAX, Drives, Failure, Machine, Reply, Round, Settlement, Step},
     finish::{Effect, effect},
-    judge::{Candidate, Judgement, Verdict, judge, judge_latest, outranked},
+    judge::{Basis, Candidate, Judgement, Verdict, judge, judge_latest, outranked},
     round::{AcceptRound, Tail, ViewRound, prepare, write},
     state::HolderMask,
 };
@@ -207,7 +207,7 @@ impl Blind {
         }
         let effect = self.effect(&round);
         let by_us = matches!(&effect, Effect::Took(ballots) if self.is_own(ballots));
-        if let Judgement::Found(head) = judge_latest(quorum, &round.answers)
+        if let Judgement::Found(head) = judge_latest(Basis::Prepare, quorum, &round.answers)
             && self.is_mine(head.entry.operation)
         {
             let hidden = !by_us && effect != Effect::None && self.was_outranked(&round, &head);
@@ -269,13 +269,19 @@ impl Blind {
     /// Tombstones have no place among the versions.
     fn was_outranked(&self, round: &ViewRound, head: &Candidate) -> bool {
         self.entry.kind != EntryKind::Tombstone
-            && outranked(self.drives.quorum, &round.answers, self.version, head.entry.order)
+            && outranked(
+                Basis::Prepare,
+                self.drives.quorum,
+                &round.answers,
+                self.version,
+                head.entry.order,
+            )
     }
 
     /// The operation was chosen: brings whatever heads its register to `A_v` holders.
     fn took(&mut self, round: ViewRound, ballot: Ballot, by_us: bool) -> Step<WriteOutcome> {
         let quorum = self.drives.quorum;
-        match judge(quorum, &round.answers, self.version) {
+        match judge(Basis::Prepare, quorum, &round.answers, self.version) {
             Judgement::Found(head) if head.entry.operation == self.entry.operation => {
                 if !by_us && self.was_outranked(&round, &head) {
                     let need = self.needed();

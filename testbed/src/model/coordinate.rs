@@ -2,8 +2,8 @@
 //! outcomes told to clients.
 
 use holdfast_register::{
-    Candidate, Command, Decided, Decision, Failure, Judgement, Refusal, Reply, Resolve, Round,
-    Seen, Settlement, Step, Target, Verdict,
+    Basis, Candidate, Command, Decided, Decision, Failure, Judgement, Refusal, Reply, Resolve,
+    Round, Seen, Settlement, Step, Target, Verdict,
     judge::{judge, judge_latest_without, versions_held},
     resolve::Reach,
 };
@@ -289,7 +289,8 @@ impl World {
     /// meanwhile may be gone: readers pin the bytes and start over when they come too late.)
     fn check_shards(&mut self, value: Id) {
         self.excuse(value);
-        let judgement = judge(self.quorum, &self.all_answers(), self.version_of(value));
+        let judgement =
+            judge(Basis::Reads, self.quorum, &self.all_answers(), self.version_of(value));
         let Judgement::Found(head) = judgement else { return };
         let operation = head.entry.operation;
         if id_of(operation) == value && self.is_short(value) && !self.excused {
@@ -356,7 +357,7 @@ impl World {
     fn below(&self, at: usize, head: &Candidate) -> Option<Id> {
         let AnyMachine::Read(read) = &self.tasks[at].machine else { return None };
         let ignored = [head.entry.operation];
-        match judge_latest_without(self.quorum, read.answers(), &ignored) {
+        match judge_latest_without(Basis::Reads, self.quorum, read.answers(), &ignored) {
             Judgement::Found(below) if below.verdict == Verdict::Settled => value_of(&below),
             _ => None,
         }

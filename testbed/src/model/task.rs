@@ -9,6 +9,7 @@ use holdfast_types::{Ballot, OperationId, SetEpoch, VersionId};
 use super::{
     actors::{id_of, is_clients},
     history::Id,
+    world::Message,
 };
 
 /// One of the real machines.
@@ -136,4 +137,15 @@ pub struct Task {
     pub tries: u32,
     /// Counts the shapes a write has taken.
     pub shape: u128,
+}
+
+/// A call is answered once, by what came of it the first time (ADR 0007): repetitions that are still on their
+/// way do to the drive what they do, and nobody hears of it.
+pub fn answered_once(net: &mut [Message], call: Option<(u32, u32, Round)>, at: u8) {
+    for message in net {
+        match message {
+            Message::Request { drive, from, .. } if *drive == at && *from == call => *from = None,
+            _ => {}
+        }
+    }
 }

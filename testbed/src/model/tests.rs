@@ -58,6 +58,10 @@ fn seeds_that_broke_a_property_do_so_no_more() {
         (Part::Rot, 231),
         // A reader put together answers of different times, and took what was acknowledged for lost.
         (Part::Rot, 24_063),
+        // The same, by the word of a ballot that one of them showed.
+        (Part::Rot, 8_032_752),
+        // An Accept came twice, and its refusal was heard before its acceptance (ADR 0007).
+        (Part::Rot, 8_208_948),
         // What was not acknowledged was installed while a sweeper found it lost.
         (Part::Rot, 3_000_621),
         // A part was chosen, by a drive that had missed the freeze, after it was judged (ADR 0005).

@@ -11,7 +11,7 @@ use super::{
     drive::{Request, SimDrive, Stage},
     history::{History, Id, Told},
     rng::Rng,
-    task::{AnyMachine, Task, Work},
+    task::{AnyMachine, Task, Work, answered_once},
 };
 
 /// A message on its way.
@@ -260,6 +260,7 @@ impl World {
                     return;
                 }
                 let settles = matches!(request, Request::Settle { .. });
+                let accepts = matches!(request, Request::Accept { .. });
                 let asked = self.trace.is_some().then(|| format!("{request:?}"));
                 let reply = target.handle(request, epoch, quorum, bug);
                 if let Some(asked) = asked {
@@ -268,6 +269,9 @@ impl World {
                 }
                 if settles {
                     self.check_durable();
+                }
+                if accepts {
+                    answered_once(&mut self.net, from, drive);
                 }
                 if let Some((task, generation, round)) = from {
                     self.net.push(Message::Reply { task, generation, round, drive, reply });

@@ -210,7 +210,11 @@ fn a_version_that_stands_alone_is_judged_on_one_view() {
     };
     let judged = |answers: [Answer; 2]| {
         let [first, second] = answers;
-        match judge_latest(Quorum::of(4), &[first, second, Answer::None, Answer::None]) {
+        match judge_latest(
+            Basis::Reads,
+            Quorum::of(4),
+            &[first, second, Answer::None, Answer::None],
+        ) {
             Judgement::Found(head) => head.verdict,
             other => panic!("{other:?}"),
         }
@@ -245,6 +249,7 @@ fn early_answers_prove_nothing_beside_late_ones() {
         Answer::View(view)
     };
     let judged = |first: Answer| match judge_latest(
+        Basis::Reads,
         Quorum::of(4),
         &[first, late(true), late(false), Answer::None],
     ) {

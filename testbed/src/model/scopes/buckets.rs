@@ -7,7 +7,7 @@
 use std::{cell::RefCell, rc::Rc};
 
 use bytes::Bytes;
-use holdfast_register::{Answer, Candidate, Judgement, Verdict, judge_latest};
+use holdfast_register::{Answer, Basis, Candidate, Judgement, Verdict, judge_latest};
 use holdfast_types::{BucketEpoch, BucketId, BucketPhase, BucketStamp, EntryKind, OperationId};
 
 use super::{
@@ -362,7 +362,7 @@ fn chosen_in_others(of: &Coordinator, live: Option<u128>) -> Option<Key> {
             Answer::View(view.unwrap_or_else(nothing))
         });
         let answers: Vec<Answer> = views.collect();
-        let judged = judge_latest(state.quorum, &answers);
+        let judged = judge_latest(Basis::Reads, state.quorum, &answers);
         matches!(judged, Judgement::Found(c) if c.verdict == Verdict::Settled && is_put(&c))
     })
 }

@@ -1,7 +1,8 @@
 //! Scans, and what all drives say of a key.
 
 use holdfast_register::{
-    Answer, Candidate, HolderMask, Judgement, KeyView, Refusal, Reply, Round, Verdict, judge_latest,
+    Answer, Basis, Candidate, HolderMask, Judgement, KeyView, Refusal, Reply, Round, Verdict,
+    judge_latest,
 };
 use holdfast_types::BucketStamp;
 
@@ -97,7 +98,7 @@ impl Coordinator {
                 let nothing = || KeyView { counts: true, ..KeyView::default() };
                 answers[usize::from(*drive)] = Answer::View(view.unwrap_or_else(nothing));
             }
-            let shown = match judge_latest(quorum, &answers) {
+            let shown = match judge_latest(Basis::Reads, quorum, &answers) {
                 Judgement::Unknown { .. } => return Err(Fail::Unavailable),
                 Judgement::Absent => None,
                 Judgement::Found(candidate) => match open {
@@ -127,6 +128,6 @@ impl Coordinator {
                 answers[usize::from(drive)] = Answer::View(view);
             }
         }
-        Ok(judge_latest(quorum, &answers))
+        Ok(judge_latest(Basis::Reads, quorum, &answers))
     }
 }
