@@ -22,6 +22,8 @@
 //! | [`keeper`] | drives that come and go while the node runs |
 //! | [`operator`] | what operators see of this node and ask of it |
 //! | [`run`] | everything in order, to the end |
+//! | [`limits`] | how many connections the open files allow |
+//! | [`patience`] | connections that say too little |
 //! | [`keys`] | secrets that a single node makes for itself |
 //! | [`listener`] | one listener for S3 and the fabric |
 //! | [`seams`] | the real clock and randomness |
@@ -38,10 +40,12 @@ pub mod folders;
 pub mod forming;
 pub mod keeper;
 pub mod keys;
+pub mod limits;
 pub mod listener;
 pub mod members;
 pub mod notify;
 pub mod operator;
+pub mod patience;
 pub mod run;
 pub mod seams;
 pub mod startup;

@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    pin::pin,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -31,12 +32,15 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tower::Service;
 
-use crate::{config::Listen, failure::Failure, tls};
+use crate::{
+    config::Listen,
+    failure::Failure,
+    patience::{Heard, Listening},
+    tls,
+};
 
-/// Connections at one time; more are closed at once. Each costs a task and its buffers.
-pub const CONNECTIONS_MAX: usize = 16_384;
-
-/// A client has this long for a request's headers, so that silent connections do not pile up.
+/// A client has this long for its first bytes, and for a request's headers, so that silent connections do
+/// not pile up.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Connections have this long to end what they do when the process is told to go.
@@ -157,15 +161,17 @@ pub async fn bind(listen: Listen) -> Result<TcpListener, Failure> {
 }
 
 /// Serves connections until `stop` says so; then none is accepted any more, and those there have
-/// [`DRAIN`] to end what they do. With an acceptor all of them speak TLS.
+/// [`DRAIN`] to end what they do. With an acceptor all of them speak TLS. More than `connections` at one
+/// time are closed at once.
 pub async fn serve(
     listener: TcpListener,
     front: Arc<Front>,
     acceptor: Option<TlsAcceptor>,
+    connections: usize,
     mut stop: watch::Receiver<bool>,
 ) {
     let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let places = Arc::new(Semaphore::new(connections));
     let door = Door { server: Arc::new(server()), front: front.clone(), acceptor };
     loop {
         let accepted = tokio::select! {
@@ -223,10 +229,22 @@ impl Door {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let front = self.front;
-        let service = service_fn(move |request| front.clone().answer(request));
-        let connection = self.server.serve_connection(TokioIo::new(stream), service).into_owned();
-        if let Err(error) = watcher.watch(connection).await {
+        let (front, heard) = (self.front, Heard::default());
+        let asked = heard.clone();
+        let service = service_fn(move |request| {
+            asked.request();
+            front.clone().answer(request)
+        });
+        let stream = TokioIo::new(Listening::new(stream, heard.clone()));
+        let connection = self.server.serve_connection(stream, service).into_owned();
+        let mut connection = pin!(watcher.watch(connection));
+        let first = tokio::time::timeout(HEADER_TIMEOUT, &mut connection).await;
+        let ended = match first {
+            Ok(ended) => ended,
+            Err(_) if heard.is_enough() => connection.await,
+            Err(_) => return tracing::debug!("a connection said nothing in {HEADER_TIMEOUT:?}"),
+        };
+        if let Err(error) = ended {
             tracing::debug!("connection ended: {error}");
         }
     }
@@ -246,4 +264,33 @@ fn server() -> auto::Builder<TokioExecutor> {
         .keep_alive_interval(settings::KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(settings::KEEP_ALIVE_TIMEOUT);
     server
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    /// Goal: a connection that says nothing, or too little to tell which HTTP it speaks, is closed. Method: such
+    /// connections, with time that passes by itself when nobody has anything to do.
+    #[tokio::test(start_paused = true)]
+    async fn who_says_too_little_is_not_waited_for() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let (stop, stopped) = watch::channel(false);
+        let serving = tokio::spawn(serve(listener, Front::new(None), None, 8, stopped));
+        for said in [&b""[..], b"P", b"PRI * HTTP/2.0\r\n"] {
+            let began = tokio::time::Instant::now();
+            let mut stream = TcpStream::connect(address).await.expect("connected");
+            stream.write_all(said).await.expect("sent");
+            let mut answer = Vec::new();
+            let read = stream.read_to_end(&mut answer);
+            let read = tokio::time::timeout(10 * HEADER_TIMEOUT, read).await;
+            assert!(read.expect("closed in time").is_ok_and(|n| n == 0), "{said:?}: {answer:?}");
+            assert!(began.elapsed() >= HEADER_TIMEOUT, "{said:?}: {:?}", began.elapsed());
+        }
+        stop.send_replace(true);
+        serving.await.expect("ended");
+    }
 }

@@ -36,7 +36,7 @@ use crate::{
     folders::Folders,
     forming::Document,
     keeper::{Keeper, Wishes},
-    keys,
+    keys, limits,
     listener::{self, Front},
     members::{Links, Members, Peers},
     notify::{notify, watchdog_every},
@@ -291,7 +291,8 @@ impl Process {
     ) -> (JoinHandle<()>, watch::Sender<bool>) {
         let stop = watch::Sender::new(false);
         let acceptor = self.certs.as_ref().map(|certs| TlsAcceptor::from(certs.server_config()));
-        let serving = listener::serve(listener, front.clone(), acceptor, stop.subscribe());
+        let serving =
+            listener::serve(listener, front.clone(), acceptor, connections(), stop.subscribe());
         (tokio::spawn(serving), stop)
     }
 
@@ -444,4 +445,19 @@ fn greeting(endpoint: &str, root: &RootKeys, file: &Path) -> String {
          \n  aws --endpoint-url {endpoint} s3 cp README.md s3://first/\n",
         file.display()
     )
+}
+
+/// Takes all the descriptors that the system gives, and tells of too few.
+fn connections() -> usize {
+    let files = limits::raise_open_files();
+    let connections = limits::connections(files);
+    if connections < limits::CONNECTIONS_MAX {
+        tracing::warn!(
+            files,
+            connections,
+            "few open files are allowed, so few connections are let in at a time; raise the limit \
+             (`ulimit -Hn`, LimitNOFILE)"
+        );
+    }
+    connections
 }

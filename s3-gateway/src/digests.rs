@@ -8,6 +8,13 @@ use s3s::S3Result;
 
 use crate::error::invalid;
 
+/// Headers of a body's checksum begin so.
+const CHECKSUM_PREFIX: &str = "x-amz-checksum-";
+
+/// Headers that begin so and hold no checksum.
+const NO_CHECKSUMS: [&str; 3] =
+    ["x-amz-checksum-algorithm", "x-amz-checksum-mode", "x-amz-checksum-type"];
+
 /// Where the value of the additional checksum comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ChecksumSource {
@@ -68,7 +75,27 @@ fn md5(headers: &HeaderMap) -> S3Result<Option<String>> {
     })
 }
 
+/// A checksum of a kind that is not known cannot be verified: to take the bytes all the same would let
+/// the client believe that it was.
+fn refuse_unknown(headers: &HeaderMap) -> S3Result<()> {
+    let sent = headers.keys().map(http::HeaderName::as_str);
+    let announced = headers.get_all("x-amz-trailer").iter().filter_map(|names| names.to_str().ok());
+    let announced = announced.flat_map(|names| names.split(',')).map(str::trim);
+    for name in sent.chain(announced) {
+        let Some(kind) = name.get(..CHECKSUM_PREFIX.len()) else { continue };
+        let is_checksum = kind.eq_ignore_ascii_case(CHECKSUM_PREFIX);
+        let of_known = Algorithm::ALL.into_iter().map(header_name);
+        let known = || of_known.chain(NO_CHECKSUMS).any(|known| known.eq_ignore_ascii_case(name));
+        if is_checksum && !known() {
+            let message = format!("{name}: a checksum of a kind that this server does not know");
+            return Err(invalid("InvalidRequest", message));
+        }
+    }
+    Ok(())
+}
+
 fn checksum(headers: &HeaderMap) -> S3Result<Option<(Algorithm, ChecksumSource)>> {
+    refuse_unknown(headers)?;
     let by_header: Vec<Algorithm> = Algorithm::ALL
         .into_iter()
         .filter(|algorithm| headers.contains_key(header_name(*algorithm)))
@@ -151,7 +178,9 @@ mod tests {
 
     #[test]
     fn contradictions_are_refused() {
-        let cases: [(&[(&str, &str)], &str); 5] = [
+        let cases: [(&[(&str, &str)], &str); 7] = [
+            (&[("x-amz-checksum-md5", "abcd")], "InvalidRequest"),
+            (&[("x-amz-trailer", "x-amz-checksum-xxhash64")], "InvalidRequest"),
             (&[("x-amz-checksum-crc32", "AAAA")], "BadDigest"),
             (
                 &[("x-amz-checksum-crc32", "AAAAAA=="), ("x-amz-checksum-crc32c", "AAAAAA==")],

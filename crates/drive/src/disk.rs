@@ -38,6 +38,9 @@ pub enum DiskErrorKind {
     Full,
     /// The bytes asked for lie beyond the end of the file.
     Short,
+    /// The process has no descriptor left for a file that was to be opened or created: nothing was done,
+    /// and the device is not to blame.
+    Exhausted,
     /// The device failed, or the simulated one is switched off.
     Failed,
 }
@@ -160,13 +163,14 @@ pub trait Disk: Send + Sync + 'static {
     /// Opens an existing file for reading and writing.
     ///
     /// # Errors
-    /// [`DiskErrorKind::NotFound`], [`DiskErrorKind::Failed`].
+    /// [`DiskErrorKind::NotFound`], [`DiskErrorKind::Exhausted`], [`DiskErrorKind::Failed`].
     fn open(&self, path: &str, access: Access) -> Result<Arc<dyn DiskFile>, DiskError>;
 
     /// Creates a file that must not exist. Its name is durable after [`Self::sync_dir`].
     ///
     /// # Errors
-    /// [`DiskErrorKind::Exists`], [`DiskErrorKind::Full`], [`DiskErrorKind::Failed`].
+    /// [`DiskErrorKind::Exists`], [`DiskErrorKind::Full`], [`DiskErrorKind::Exhausted`],
+    /// [`DiskErrorKind::Failed`].
     fn create(&self, path: &str, access: Access) -> Result<Arc<dyn DiskFile>, DiskError>;
 
     /// Gives a file another name, replacing what had it.

@@ -18,7 +18,7 @@ use rustix::fs::FlockOperation;
 /// A folder that this process uses. Held by whoever reads or writes in it.
 #[derive(Debug)]
 pub(crate) struct Claim {
-    _folder: File,
+    folder: File,
 }
 
 /// The claims of this process by device and inode: a drive that is opened again while threads of its
@@ -42,10 +42,15 @@ impl Claim {
                 error => error.into(),
             });
         }
-        let claim = Arc::new(Self { _folder: file });
+        let claim = Arc::new(Self { folder: file });
         held.retain(|_, claim| claim.strong_count() > 0);
         held.insert(id, Arc::downgrade(&claim));
         Ok(claim)
+    }
+
+    /// Syncs all of the folder's file system, and needs no descriptor for it.
+    pub(crate) fn sync_file_system(&self) -> io::Result<()> {
+        rustix::fs::syncfs(&self.folder).map_err(io::Error::from)
     }
 }
 

@@ -16,7 +16,7 @@ use std::{
 
 use rustix::{
     fs::{Advice, OFlags},
-    io::ReadWriteFlags,
+    io::{Errno, ReadWriteFlags},
 };
 
 use crate::{
@@ -32,7 +32,7 @@ const ZEROS_BYTES: usize = 1 << 20;
 pub struct RealDisk {
     root: PathBuf,
     name: String,
-    _claim: Arc<Claim>,
+    claim: Arc<Claim>,
 }
 
 impl RealDisk {
@@ -57,7 +57,7 @@ impl RealDisk {
             }
             _ => failed("open", &name, &e),
         })?;
-        Ok(Self { root, name, _claim: claim })
+        Ok(Self { root, name, claim })
     }
 
     fn at(&self, path: &str) -> PathBuf {
@@ -72,23 +72,42 @@ impl RealDisk {
         call: &'static str,
     ) -> Result<Arc<dyn DiskFile>, DiskError> {
         let full = self.at(path);
-        let cached = options.open(&full).map_err(|e| failed(call, path, &e))?;
+        let cached = options.open(&full).map_err(|e| not_opened(call, path, &e))?;
         let direct = match access {
             Access::Cached => None,
             Access::Direct => {
                 // Advice is only advice: a file system without it still reads right.
                 let _ = rustix::fs::fadvise(&cached, 0, None, Advice::Random);
-                open_direct(&full)
+                open_direct(&full).map_err(|e| not_opened(call, path, &e))?
             }
         };
         Ok(Arc::new(RealFile { cached, direct, path: path.to_owned() }))
     }
 }
 
-/// The descriptor for aligned writes; `None` where the file system refuses it.
-fn open_direct(path: &Path) -> Option<File> {
-    let flag = i32::try_from(OFlags::DIRECT.bits()).ok()?;
-    OpenOptions::new().read(true).write(true).custom_flags(flag).open(path).ok()
+/// The descriptor for aligned writes; `None` where the file system refuses it. That there is none left is
+/// no such refusal: the file would be written through the cache from then on.
+fn open_direct(path: &Path) -> io::Result<Option<File>> {
+    let flag = OFlags::DIRECT.bits().cast_signed();
+    match OpenOptions::new().read(true).write(true).custom_flags(flag).open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if is_exhausted(&error) => Err(error),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Whether the process, or the machine, has no descriptor left.
+fn is_exhausted(error: &io::Error) -> bool {
+    [Errno::MFILE, Errno::NFILE].iter().any(|none| error.raw_os_error() == Some(none.raw_os_error()))
+}
+
+/// Why a file was not opened or created.
+fn not_opened(call: &'static str, path: &str, error: &io::Error) -> DiskError {
+    if is_exhausted(error) {
+        let message = format!("{error}; raise the limit of open files (`ulimit -n`, LimitNOFILE)");
+        return DiskError::new(DiskErrorKind::Exhausted, call, path, message);
+    }
+    failed(call, path, error)
 }
 
 fn failed(call: &'static str, path: &str, error: &io::Error) -> DiskError {
@@ -144,8 +163,13 @@ impl Disk for RealDisk {
     }
 
     fn sync_dir(&self, folder: &str) -> Result<(), DiskError> {
-        let open = File::open(self.at(folder));
-        open.and_then(|dir| dir.sync_all()).map_err(|e| failed("sync folder", folder, &e))
+        let synced = match File::open(self.at(folder)) {
+            Ok(dir) => dir.sync_all(),
+            // What was renamed is to be known as durable all the same; the claim has a descriptor.
+            Err(error) if is_exhausted(&error) => self.claim.sync_file_system(),
+            Err(error) => Err(error),
+        };
+        synced.map_err(|e| failed("sync folder", folder, &e))
     }
 
     fn space(&self) -> Result<Space, DiskError> {
@@ -241,6 +265,37 @@ impl DiskFile for RealFile {
 mod tests {
     use super::*;
     use crate::disk::{read_file, replace_file};
+
+    /// Goal: a process without descriptors is told so, by a kind that fences no drive, and names that were
+    /// made before become durable. Method: this test again, as a process with a limit of its own.
+    #[test]
+    fn a_process_without_descriptors_blames_no_device() {
+        const CHILD: &str = "HOLDFAST_TEST_WITHOUT_DESCRIPTORS";
+        if std::env::var_os(CHILD).is_none() {
+            let name = "disk_real::tests::a_process_without_descriptors_blames_no_device";
+            let me = std::env::current_exe().unwrap();
+            let limited = "ulimit -n 64 && exec \"$0\" --exact \"$1\"";
+            let mut child = std::process::Command::new("sh");
+            child.args(["-c", limited]).arg(me).arg(name).env(CHILD, "1");
+            let output = child.output().unwrap();
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && said.contains("1 passed"), "{said}");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let disk = RealDisk::new(folder.path()).unwrap();
+        disk.create("a", Access::Direct).unwrap();
+        let mut taken: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+        let kind = |outcome: Result<Arc<dyn DiskFile>, DiskError>| outcome.map(|_| ()).unwrap_err().kind;
+        assert_eq!(kind(disk.create("b", Access::Cached)), DiskErrorKind::Exhausted);
+        assert_eq!(kind(disk.open("a", Access::Direct)), DiskErrorKind::Exhausted);
+        disk.sync_dir("").unwrap();
+        taken.pop();
+        // Enough for one of the two: not taken for a file system without direct writes.
+        assert_eq!(kind(disk.open("a", Access::Direct)), DiskErrorKind::Exhausted);
+        taken.pop();
+        disk.open("a", Access::Direct).unwrap();
+    }
 
     /// The real disk keeps its contract on whatever file system the temporary folder is on: names,
     /// direct and cached writes read back, replacement of files.

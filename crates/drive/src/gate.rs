@@ -111,7 +111,7 @@ impl Gate {
     /// The error a fenced drive answers.
     #[must_use]
     pub fn fence_error(&self, cause: &str) -> DriveError {
-        let message = format!("fenced after a failed sync: {cause}");
+        let message = format!("fenced after a failed write or sync: {cause}");
         DriveError::failed(self.drive, ErrorClass::Unavailable, message)
     }
 }

@@ -9,7 +9,8 @@ use std::{
 };
 
 use holdfast_daemon::{
-    listener::{CONNECTIONS_MAX, DRAIN},
+    limits::{CLIENTS_SHARE, CONNECTIONS_MAX},
+    listener::DRAIN,
     run::CLOSE_PATIENCE,
     telemetry::FLUSH_PATIENCE,
 };
@@ -35,7 +36,7 @@ fn the_unit_fits_the_process() {
     let stop = Duration::from_secs(setting("TimeoutStopSec").parse().expect("seconds"));
     assert!(stop >= DRAIN + CLOSE_PATIENCE + FLUSH_PATIENCE + Duration::from_secs(5), "{stop:?}");
     let files: usize = setting("LimitNOFILE").parse().expect("a number");
-    assert!(files >= 4 * CONNECTIONS_MAX);
+    assert!(files >= CLIENTS_SHARE * CONNECTIONS_MAX);
     let file = setting("EnvironmentFile");
     assert!(UNIT.contains(&format!("AssertFileNotEmpty={file}")) && DEFAULTS.contains(file));
 }

@@ -29,6 +29,8 @@ use crate::disk::{
 pub enum Mishap {
     /// The call fails, and the next ones work again.
     Fail,
+    /// As [`Self::Fail`], for want of a descriptor; for calls that create a file.
+    Exhausted,
     /// Power goes: a write may be done in part, and every later call fails until
     /// [`SimDisk::crash`].
     PowerOff,
@@ -214,14 +216,13 @@ impl SimDisk {
             return Ok((state, None));
         };
         state.mishap = None;
-        let error = DiskError::new(
-            DiskErrorKind::Failed,
-            call,
-            path,
-            format!("planned mishap at call {at}"),
-        );
+        let kind = match mishap {
+            Mishap::Exhausted => DiskErrorKind::Exhausted,
+            Mishap::Fail | Mishap::PowerOff => DiskErrorKind::Failed,
+        };
+        let error = DiskError::new(kind, call, path, format!("planned mishap at call {at}"));
         match mishap {
-            Mishap::Fail => Err(error),
+            Mishap::Fail | Mishap::Exhausted => Err(error),
             Mishap::PowerOff => {
                 state.off = true;
                 Ok((state, Some(error)))

@@ -165,13 +165,14 @@ impl Drive {
         }
     }
 
-    /// A full disk is no fault of the drive; any other failed write or sync fences it.
+    /// A full disk is no fault of the drive, and a process without descriptors none of its device; any
+    /// other failed write or sync fences it.
     pub(super) fn noted<T>(&self, result: Result<T, DiskError>) -> Option<T> {
         match result {
             Ok(value) => Some(value),
             Err(error) => {
                 tracing::warn!(drive = %self.id(), %error, "background job failed");
-                if error.kind != DiskErrorKind::Full {
+                if !matches!(error.kind, DiskErrorKind::Full | DiskErrorKind::Exhausted) {
                     self.gate.fence(&error.to_string());
                 }
                 None
@@ -227,7 +228,7 @@ impl Drive {
             return Stop::Failed(ErrorClass::Invalid, message.to_owned());
         }
         if self.jobs.segment_refused {
-            let message = "no room for another log segment; delete, or add drives";
+            let message = "no room for another log segment (the node's log says why); delete, or add drives";
             return Stop::Failed(ErrorClass::Full, message.to_owned());
         }
         Stop::NoRoom

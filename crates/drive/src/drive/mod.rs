@@ -382,7 +382,7 @@ impl Drive {
             reason: match fenced {
                 Some(cause) => {
                     format!(
-                        "a sync failed ({cause}); restart its node after a check, or replace it"
+                        "a write or sync failed ({cause}); restart its node after a check, or replace it"
                     )
                 }
                 None if self.table.facts.standing == Standing::Joining => JOINING.to_owned(),

@@ -11,7 +11,7 @@ use holdfast_drive::{
     gate::Completion,
 };
 use holdfast_register::Refusal;
-use holdfast_types::{ErrorClass, OperationId, VersionId, limits, seam::SeededRandom};
+use holdfast_types::{DriveState, ErrorClass, OperationId, VersionId, limits, seam::SeededRandom};
 
 use crate::rig::*;
 
@@ -239,6 +239,42 @@ fn a_full_log_waits_for_its_next_segment() {
         }
         assert!(sent < 80, "it should be full");
     }
+}
+
+/// Goal: a process without descriptors is no fault of its drives: nothing is fenced, and the drive goes on
+/// when there are some again. Method: the creation of the next segment fails for want of one.
+#[test]
+fn a_process_without_descriptors_fences_nothing() {
+    let disk = SimDisk::new(1 << 30);
+    let mut rig = Rig::with(Arc::new(disk.clone()), small_log());
+    let answers = Answers::default();
+    let body = vec![7; 10_000];
+    let mut sent = 0;
+    while rig.drive.waiting() < 3 {
+        sent += 1;
+        let accept = DriveRequest::Accept(inline_put(&format!("{sent}"), sent, &body));
+        rig.drive.handle(accept, slot(&answers, "accept"));
+        assert!(sent < 40, "two segments hold no more");
+    }
+    rig.drive.flush();
+    // The unfinished file of before is removed first.
+    disk.plan(1, Mishap::Exhausted);
+    let outcome = rig.drive.log_jobs().expect("a segment is wanted at once").run();
+    rig.drive.job_done(outcome);
+    assert_eq!(rig.drive.facts().state, DriveState::Healthy, "{}", rig.drive.facts().reason);
+    rig.drive.tick().into_iter().for_each(|job| {
+        let outcome = job.run();
+        rig.drive.job_done(outcome);
+    });
+    sent += 1;
+    let accept = DriveRequest::Accept(inline_put(&format!("{sent}"), sent, &body));
+    rig.drive.handle(accept, slot(&answers, "accept"));
+    rig.drive.flush();
+    let heard = answers.lock().unwrap();
+    assert!(heard.last().is_some_and(|(_, result)| result.is_ok()), "{:?}", heard.last());
+    let refused: Vec<_> = heard.iter().filter_map(|(_, result)| result.as_ref().err()).collect();
+    assert_eq!(refused.len(), 3, "those that waited for the segment");
+    assert!(refused.iter().all(|error| error.class() == ErrorClass::Full));
 }
 
 /// Goal: an inline shard that is not durable yet is read from memory, not from a file it may not be
