@@ -103,11 +103,13 @@ pub async fn run(
         running = process.start() => running?,
         () = &mut stop => return Ok(()),
     };
+    // A node that waits for its peers is told to go, too.
     let serve = async {
         process.become_ready(&running).await;
-        stop.await;
+        std::future::pending::<()>().await;
     };
     tokio::select! {
+        () = &mut stop => {}
         () = serve => {}
         () = process.feed_watchdog(env) => {}
     }

@@ -17,6 +17,7 @@ use s3s::{StdError, TrailingHeaders, dto::StreamingBlob};
 use crate::{
     digests::{Announced, ChecksumSource, header_name},
     hash::HashLane,
+    patience::SILENT,
 };
 
 /// The engine's view of a request body. INV-GATE-1: the stream ends without an error only when
@@ -166,6 +167,11 @@ pub(crate) fn source_error(error: &StdError) -> StoreError {
         ),
         ("framing is malformed", "InvalidRequest", "the aws-chunked framing is malformed"),
         ("FormatError", "InvalidRequest", "the aws-chunked framing is malformed"),
+        (
+            SILENT,
+            "RequestTimeout",
+            "the body fell silent before its announced length; send it again",
+        ),
         ("TooLarge", "InvalidRequest", "the aws-chunked framing is too large"),
         ("TooMany", "InvalidRequest", "the aws-chunked body has too many trailers"),
     ];

@@ -17,6 +17,14 @@ use crate::error::{coded, invalid, not_implemented};
 /// the payload's hash is compared with the payload by s3s whether it is signed or not.
 const MAY_BE_UNSIGNED: [&str; 3] = ["x-amz-content-sha256", "x-amz-user-agent", "x-amz-cf-id"];
 
+/// What stands for a hash of the payload, by the S3 API's page on signatures of version 4.
+const PAYLOADS: [&str; 4] = [
+    "UNSIGNED-PAYLOAD",
+    "STREAMING-UNSIGNED-PAYLOAD-TRAILER",
+    "STREAMING-AWS4-HMAC-SHA256-PAYLOAD",
+    "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER",
+];
+
 /// The longest life of a presigned URL. S3: 7 days.
 const PRESIGNED_SECONDS_MAX: i64 = 604_800;
 
@@ -37,6 +45,7 @@ const UNROUTED: [&str; 8] = [
 pub(crate) fn check(parts: &mut Parts, owner: &str) -> S3Result<()> {
     let query: Vec<(Cow<'_, str>, Cow<'_, str>)> = pairs(parts.uri.query().unwrap_or_default());
     refuse_form(parts)?;
+    refuse_payload_hash(&parts.headers)?;
     let signed = signed_headers(&parts.headers, &query)?;
     refuse_unsigned(&parts.headers, &signed)?;
     refuse_unrouted(&parts.method, &query)?;
@@ -75,6 +84,20 @@ fn refuse_form(parts: &Parts) -> S3Result<()> {
         return Err(not_implemented("uploading by HTML form"));
     }
     Ok(())
+}
+
+/// s3s takes a hash that is none for a wrong signature, and sends users to their keys.
+fn refuse_payload_hash(headers: &HeaderMap) -> S3Result<()> {
+    let Some(hash) = headers.get("x-amz-content-sha256").map(HeaderValue::as_bytes) else {
+        return Ok(());
+    };
+    let is_hash = hash.len() == 64 && hash.iter().all(u8::is_ascii_hexdigit);
+    if is_hash || PAYLOADS.iter().any(|payload| payload.as_bytes() == hash) {
+        return Ok(());
+    }
+    let message =
+        format!("x-amz-content-sha256 must be a SHA-256 in hex, or one of {}", PAYLOADS.join(", "));
+    Err(invalid("InvalidArgument", message))
 }
 
 /// The names that the request's one signature covers, lower-case.

@@ -19,6 +19,7 @@
 //! | `s3`, `ops` | the operations, one module a family |
 //! | `digests`, `hash`, `hash_pool`, `body` | what a client announced of a body, and whether it came |
 //! | `ranges` | `Range` headers that are ignored |
+//! | `patience` | bodies whose clients fall silent |
 //! | `plain` | verification of XML bodies, which s3s reads by itself |
 //! | `attributes`, `convert` | headers, metadata and other values |
 //! | `error`, `response` | S3 codes and messages; request ids |
@@ -36,6 +37,7 @@ mod error;
 mod hash;
 mod hash_pool;
 mod ops;
+mod patience;
 mod plain;
 mod ranges;
 mod reframe;

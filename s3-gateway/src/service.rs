@@ -23,6 +23,7 @@ use crate::{
     config::GatewayConfig,
     digests::Announced,
     edge, error,
+    patience::{Patient, SILENCE_MAX},
     plain::{Refusal, VerifiedBody},
     ranges::{Routes, Verified},
     reframe::Reframed,
@@ -33,9 +34,12 @@ use crate::{
 /// The largest XML: DeleteObjects of 1,000 keys of 1,024 bytes, each byte an entity of six.
 const XML_BYTES_MAX: usize = 8 << 20;
 
-/// Held for a client that does not say how much is coming, before its signature is checked: times the
-/// requests in flight, this must be memory that a node can spare.
+/// Held for a client that does not say how much is coming, before its signature is checked.
 const UNMEASURED_BYTES_MAX: usize = 1 << 20;
+
+/// So many clients may do that at a time. They are not among the requests in flight meanwhile: whoever has
+/// no key must not keep those out who have one.
+const UNMEASURED_MAX: usize = 64;
 
 /// How far a client's clock may be off. S3: 15 minutes.
 const CLOCK_SKEW_SECONDS_MAX: u32 = 900;
@@ -49,6 +53,7 @@ pub struct GatewayService {
 struct Inner {
     s3: S3Service,
     admission: Arc<Semaphore>,
+    unmeasured: Semaphore,
     random: Arc<dyn Random>,
     owner: String,
 }
@@ -79,6 +84,7 @@ pub fn service(store: Arc<dyn ObjectStore>, config: GatewayConfig) -> GatewaySer
     let inner = Inner {
         s3: builder.build(),
         admission: Arc::new(Semaphore::new(config.requests_max)),
+        unmeasured: Semaphore::new(UNMEASURED_MAX),
         random: config.random,
         owner,
     };
@@ -91,17 +97,27 @@ impl GatewayService {
     where
         B: Into<s3s::Body>,
     {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let origin = Origin {
             request_id: format!("{:016X}", self.inner.random.next_u64()),
             method: parts.method.clone(),
             path: parts.uri.path().to_owned(),
         };
+        let refuse = |error| {
+            let answer = response::finish(&origin, response::of_error(error));
+            answer.map(|body| GatewayBody::new(body, None))
+        };
+        if let Err(error) = edge::check(&mut parts, &self.inner.owner) {
+            return refuse(error);
+        }
+        let mut body = body.into();
+        if has_no_length(&parts)
+            && let Err(error) = self.measure(&mut parts, &mut body).await
+        {
+            return refuse(error);
+        }
         let Ok(permit) = Arc::clone(&self.inner.admission).try_acquire_owned() else {
-            let message = "too many requests in flight on this node".to_owned();
-            let refusal = error::s3_error(StoreError::Overloaded { message });
-            let answer = response::finish(&origin, response::of_error(refusal));
-            return answer.map(|body| GatewayBody::new(body, None));
+            return refuse(overloaded("too many requests in flight on this node"));
         };
         let span = holdfast_trace::root(
             &parts.headers,
@@ -118,22 +134,15 @@ impl GatewayService {
                 )
             },
         );
-        let answer = self.answer(parts, body.into()).instrument(span.clone()).await;
+        let answer = self.answer(parts, body).instrument(span.clone()).await;
         span.record("http.response.status_code", answer.status().as_u16());
         response::finish(&origin, answer)
             .map(|body| GatewayBody::new(body, Some(permit)).traced(span))
     }
 
-    async fn answer(&self, mut parts: Parts, mut body: s3s::Body) -> Response<s3s::Body> {
+    async fn answer(&self, parts: Parts, body: s3s::Body) -> Response<s3s::Body> {
         let refusal = Refusal::default();
-        if has_no_length(&parts)
-            && let Err(error) = measure(&mut parts, &mut body).await
-        {
-            return response::of_error(error);
-        }
-        let body = match edge::check(&mut parts, &self.inner.owner)
-            .and_then(|()| guarded(&parts, body, &refusal))
-        {
+        let body = match guarded(&parts, body, &refusal) {
             Ok(body) => body,
             Err(error) => return response::of_error(error),
         };
@@ -147,31 +156,53 @@ impl GatewayService {
             }
         }
     }
+
+    /// S3 wants a length; a body small enough to be held gets the one it turns out to have.
+    async fn measure(&self, parts: &mut Parts, body: &mut s3s::Body) -> S3Result<()> {
+        let _place =
+            self.inner.unmeasured.try_acquire().map_err(|_| {
+                overloaded("too many bodies without a Content-Length are on their way")
+            })?;
+        let whole = Limited::new(std::mem::take(body), UNMEASURED_BYTES_MAX).collect();
+        let whole = tokio::time::timeout(SILENCE_MAX, whole).await.map_err(|_| {
+            let message = "the body did not come in time; announce its Content-Length";
+            error::coded("RequestTimeout", http::StatusCode::BAD_REQUEST, message)
+        })?;
+        let whole = whole.map_err(|_| {
+            let message = "you must provide the Content-Length header";
+            error::coded("MissingContentLength", http::StatusCode::LENGTH_REQUIRED, message)
+        })?;
+        let bytes = whole.to_bytes();
+        parts.headers.insert(header::CONTENT_LENGTH, bytes.len().into());
+        *body = bytes.into();
+        Ok(())
+    }
+}
+
+fn overloaded(message: &str) -> s3s::S3Error {
+    error::s3_error(StoreError::Overloaded { message: message.to_owned() })
 }
 
 /// Whether nothing says how much is coming: HTTP chunks without any announcement, or no body at all.
 fn has_no_length(parts: &Parts) -> bool {
     !parts.headers.contains_key(header::CONTENT_LENGTH)
         && !parts.headers.contains_key("x-amz-decoded-content-length")
-        && matches!(parts.method, Method::PUT | Method::POST)
+        && has_body(&parts.method)
 }
 
-/// S3 wants a length; a body small enough to be held gets the one it turns out to have.
-async fn measure(parts: &mut Parts, body: &mut s3s::Body) -> S3Result<()> {
-    let whole = Limited::new(std::mem::take(body), UNMEASURED_BYTES_MAX).collect().await;
-    let whole = whole.map_err(|_| {
-        let message = "you must provide the Content-Length header";
-        error::coded("MissingContentLength", http::StatusCode::LENGTH_REQUIRED, message)
-    })?;
-    let bytes = whole.to_bytes();
-    parts.headers.insert(header::CONTENT_LENGTH, bytes.len().into());
-    *body = bytes.into();
-    Ok(())
+/// Whether requests of this kind bring a body.
+const fn has_body(method: &Method) -> bool {
+    matches!(*method, Method::PUT | Method::POST)
 }
 
 /// The body that s3s may see.
 fn guarded(parts: &Parts, body: s3s::Body, refusal: &Refusal) -> S3Result<s3s::Body> {
     let hash = parts.headers.get("x-amz-content-sha256").map(http::HeaderValue::as_bytes);
+    let body = if has_body(&parts.method) {
+        StreamingBlob::new(Patient::new(StreamingBlob::from(body))).into()
+    } else {
+        body
+    };
     if let Some(kind) = hash.and_then(|hash| hash.strip_prefix(b"STREAMING-")) {
         let signed = !kind.starts_with(b"UNSIGNED-");
         return Ok(StreamingBlob::new(Reframed::new(body, signed)).into());
@@ -179,6 +210,10 @@ fn guarded(parts: &Parts, body: s3s::Body, refusal: &Refusal) -> S3Result<s3s::B
     let is_object = parts.uri.path().trim_start_matches('/').contains('/');
     if parts.method == Method::POST || (parts.method == Method::PUT && !is_object) {
         let announced = Announced::from_headers(&without_object_checksum(parts))?;
+        if announced.length.is_some_and(|length| length > XML_BYTES_MAX as u64) {
+            let message = format!("the XML is longer than {XML_BYTES_MAX} bytes");
+            return Err(error::invalid("MaxMessageLengthExceeded", message));
+        }
         let verified = VerifiedBody::new(body, announced, Arc::clone(refusal));
         return Ok(StreamingBlob::new(verified).into());
     }

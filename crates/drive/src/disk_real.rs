@@ -98,7 +98,9 @@ fn open_direct(path: &Path) -> io::Result<Option<File>> {
 
 /// Whether the process, or the machine, has no descriptor left.
 fn is_exhausted(error: &io::Error) -> bool {
-    [Errno::MFILE, Errno::NFILE].iter().any(|none| error.raw_os_error() == Some(none.raw_os_error()))
+    [Errno::MFILE, Errno::NFILE]
+        .iter()
+        .any(|none| error.raw_os_error() == Some(none.raw_os_error()))
 }
 
 /// Why a file was not opened or created.
@@ -286,7 +288,8 @@ mod tests {
         let disk = RealDisk::new(folder.path()).unwrap();
         disk.create("a", Access::Direct).unwrap();
         let mut taken: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
-        let kind = |outcome: Result<Arc<dyn DiskFile>, DiskError>| outcome.map(|_| ()).unwrap_err().kind;
+        let kind =
+            |outcome: Result<Arc<dyn DiskFile>, DiskError>| outcome.map(|_| ()).unwrap_err().kind;
         assert_eq!(kind(disk.create("b", Access::Cached)), DiskErrorKind::Exhausted);
         assert_eq!(kind(disk.open("a", Access::Direct)), DiskErrorKind::Exhausted);
         disk.sync_dir("").unwrap();

@@ -1,6 +1,10 @@
 //! Four nodes with four drives each.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use crate::{
     client::Client,
@@ -78,4 +82,27 @@ fn four_nodes_form_once_and_serve_without_one() {
     let back = Client::new(nodes[2].as_ref().expect("started").address);
     assert!(back.request("GET", "/first/without", b"") == (200, large));
     assert_eq!(identities(dir.path()), formatted, "drives are formatted once");
+}
+
+/// Goal: a node that waits for its peers ends when it is told to, like one that is ready. Method: a formatted
+/// cluster of which one node starts again, alone.
+#[test]
+fn a_node_that_waits_for_its_peers_goes_when_told() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let ports: Vec<u16> = (0..NODES).map(|_| free_port()).collect();
+    let mut nodes: Vec<_> = (0..NODES).map(|n| start(dir.path(), &ports, n, &[])).collect();
+    nodes.iter_mut().for_each(|node| {
+        node.wait_ready();
+    });
+    nodes.into_iter().for_each(Node::kill);
+    let log = dir.path().join(format!("log-{}", ports[0]));
+    fs::write(&log, "").expect("emptied");
+    let alone = start(dir.path(), &ports, 0, &[]);
+    let began = Instant::now();
+    while !fs::read_to_string(&log).expect("a log").contains("drives that writes need") {
+        assert!(began.elapsed() < Duration::from_secs(60), "it should say whom it waits for");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let (status, took) = alone.terminate();
+    assert!(status.success() && took < Duration::from_secs(10), "{status} after {took:?}");
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use holdfast_engine::{StoreError, api};
 use holdfast_types::limits::PAGE_KEYS_MAX;
-use s3s::{S3Request, S3Response, S3Result, dto::*};
+use s3s::{S3Error, S3Request, S3Response, S3Result, dto::*};
 
 use crate::{
     convert::{etag_condition, version, version_header},
@@ -44,15 +44,28 @@ pub(crate) async fn many(
         let message = format!("name 1 to {PAGE_KEYS_MAX} keys to delete");
         return Err(invalid("MalformedXML", message));
     }
-    let keys = objects.iter().map(to_delete).collect::<S3Result<Vec<_>>>()?;
-    let results = gateway.store.delete_objects(&input.bucket, keys).await.map_err(s3_error)?;
+    if objects.iter().any(|object| object.key.is_empty()) {
+        return Err(invalid("MalformedXML", "a key to delete is empty"));
+    }
     let mut output = DeleteObjectsOutput::default();
     let (mut deleted, mut errors) = (Vec::new(), Vec::new());
-    for (object, result) in objects.into_iter().zip(results) {
+    // What is wrong with one key is said of that key; the others are deleted.
+    let (mut keys, mut asked) = (Vec::new(), Vec::new());
+    for object in objects {
+        match to_delete(&object) {
+            Ok(key) => {
+                keys.push(key);
+                asked.push(object);
+            }
+            Err(error) => errors.push(refused(object, &error)),
+        }
+    }
+    let results = gateway.store.delete_objects(&input.bucket, keys).await.map_err(s3_error)?;
+    for (object, result) in asked.into_iter().zip(results) {
         match result {
             Ok(done) if !quiet => deleted.push(success(object, &done)),
             Ok(_) => {}
-            Err(error) => errors.push(failure(object, error)),
+            Err(error) => errors.push(refused(object, &s3_error(error))),
         }
     }
     output.deleted = (!deleted.is_empty()).then_some(deleted);
@@ -88,8 +101,7 @@ fn success(object: ObjectIdentifier, done: &api::Deleted) -> DeletedObject {
     }
 }
 
-fn failure(object: ObjectIdentifier, error: StoreError) -> s3s::dto::Error {
-    let error = s3_error(error);
+fn refused(object: ObjectIdentifier, error: &S3Error) -> s3s::dto::Error {
     s3s::dto::Error {
         code: Some(error.code().as_str().to_owned()),
         key: Some(object.key),

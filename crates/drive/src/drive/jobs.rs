@@ -228,7 +228,8 @@ impl Drive {
             return Stop::Failed(ErrorClass::Invalid, message.to_owned());
         }
         if self.jobs.segment_refused {
-            let message = "no room for another log segment (the node's log says why); delete, or add drives";
+            let message =
+                "no room for another log segment (the node's log says why); delete, or add drives";
             return Stop::Failed(ErrorClass::Full, message.to_owned());
         }
         Stop::NoRoom
