@@ -9,6 +9,7 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`allocator`] | where memory comes from |
 //! | [`cli`] | the command line |
 //! | [`config`] | command line and environment as one checked value |
 //! | [`faults`] | drives that hang and links that are cut, for tests |
@@ -31,6 +32,7 @@
 //! | [`tls`] | TLS at the listener and towards peers, renewal of certificates |
 //! | [`notify`] | systemd is told |
 
+pub mod allocator;
 pub mod cli;
 pub mod config;
 pub mod drives;

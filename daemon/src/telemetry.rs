@@ -9,7 +9,7 @@ use opentelemetry_sdk::{
     Resource,
     trace::{Sampler, SdkTracerProvider},
 };
-use tracing::{Metadata, Subscriber, level_filters::LevelFilter, subscriber::Interest};
+use tracing::{Dispatch, Metadata, Subscriber, level_filters::LevelFilter, subscriber::Interest};
 use tracing_subscriber::{
     EnvFilter, Layer, filter::dynamic_filter_fn, layer::SubscriberExt, registry::LookupSpan,
     util::SubscriberInitExt,
@@ -46,14 +46,30 @@ pub fn start(env: &HashMap<String, String>, instance: &str) -> Result<Telemetry,
     for directive in LOG_WITHOUT {
         filter = filter.add_directive(directive.parse().expect("directives here are constants"));
     }
-    let log = tracing_subscriber::fmt::layer()
+    // A test that calls this twice keeps the first.
+    let _ = listeners(filter, provider.as_ref()).try_init();
+    Ok(Telemetry(provider))
+}
+
+/// Who hears of events and spans: the log, and the exporter when there is one. A layer that is `None` lets
+/// everything pass, so that every span there is would be made for nobody; it is left out instead.
+fn listeners(filter: EnvFilter, provider: Option<&SdkTracerProvider>) -> Dispatch {
+    let registry = tracing_subscriber::registry();
+    match provider {
+        Some(provider) => registry.with(traces(provider)).with(log(filter)).into(),
+        None => registry.with(log(filter)).into(),
+    }
+}
+
+/// The layer that writes the log.
+fn log<S>(filter: EnvFilter) -> impl Layer<S> + use<S>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+{
+    tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
-        .with_filter(filter);
-    let traces = provider.as_ref().map(traces);
-    // A test that calls this twice keeps the first.
-    let _ = tracing_subscriber::registry().with(traces).with(log).try_init();
-    Ok(Telemetry(provider))
+        .with_filter(filter)
 }
 
 /// The layer that hands spans of traces, and nothing else, to the exporter.
@@ -129,5 +145,25 @@ impl Telemetry {
         {
             eprintln!("holdfastd: send the last spans: {error}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: where nothing is exported nobody's span is made, and the log is written all the same. Method:
+    /// spans of ours and of s3s, and an event, without a provider.
+    #[tokio::test]
+    async fn without_a_collector_no_span_is_made() {
+        let mut filter = EnvFilter::new(LOG_DEFAULT);
+        for directive in LOG_WITHOUT {
+            filter = filter.add_directive(directive.parse().expect("a constant"));
+        }
+        tracing::dispatcher::with_default(&listeners(filter, None), || {
+            assert!(holdfast_trace::span!("s3.request").is_none());
+            assert!(tracing::info_span!(target: "s3s::ops", "prepare").is_disabled());
+            assert!(tracing::enabled!(tracing::Level::INFO));
+        });
     }
 }

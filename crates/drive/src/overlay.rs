@@ -2,12 +2,16 @@
 //! which answers from both (DRIVE.md, "Log").
 
 mod hidden;
+mod slots;
+#[cfg(test)]
+mod tests;
 
-use std::{collections::BTreeMap, ops::Bound, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+pub use self::slots::{Overlay, Slot};
 pub use crate::base::{Base, BaseError, BasePage, EmptyBase};
 use crate::{
     loaded::{Came, Loaded, Recent, Registers, Want},
@@ -19,84 +23,6 @@ use crate::{
 
 /// Records of one page asked from the base: a page of a list is a few of them.
 const PAGE_RECORDS: usize = 1024;
-
-/// Roughly the memory of a key and its place in the tree.
-const SLOT_BYTES: u64 = 96;
-
-/// One key of an overlay.
-#[derive(Clone, Debug)]
-pub struct Slot {
-    /// The value; `None` when the key was removed.
-    pub value: Option<Arc<Value>>,
-    /// Answers that rest on it wait for this batch.
-    pub gate: u64,
-    /// Nothing below holds the key: when it is removed again, nothing need be remembered of it.
-    pub fresh: bool,
-}
-
-/// Net changes, in key order.
-#[derive(Default, Debug)]
-pub struct Overlay {
-    slots: BTreeMap<Bytes, Slot>,
-    weight: u64,
-}
-
-impl Overlay {
-    /// What was last put or removed.
-    #[must_use]
-    pub fn get(&self, key: &[u8]) -> Option<&Slot> {
-        self.slots.get(key)
-    }
-
-    /// Puts or removes a key. `was_absent` tells that nothing was held for it.
-    pub fn put(&mut self, key: Bytes, value: Option<Arc<Value>>, gate: u64, was_absent: bool) {
-        let key_bytes = key.len() as u64;
-        let weigh =
-            |value: Option<&Arc<Value>>| SLOT_BYTES + key_bytes + value.map_or(0, |v| v.weight());
-        let old = self.slots.remove(&key);
-        let fresh = old.as_ref().map_or(was_absent, |old| old.fresh);
-        self.weight -= old.map_or(0, |old| weigh(old.value.as_ref()));
-        if value.is_some() || !fresh {
-            self.weight += weigh(value.as_ref());
-            self.slots.insert(key, Slot { value, gate, fresh });
-        }
-    }
-
-    /// Slots in a range of keys.
-    pub fn range<'a>(
-        &'a self,
-        start: &[u8],
-        end: Option<&[u8]>,
-    ) -> impl Iterator<Item = (&'a Bytes, &'a Slot)> {
-        let end = end.map_or(Bound::Unbounded, Bound::Excluded);
-        let empty = matches!(end, Bound::Excluded(end) if end <= start);
-        let range = (!empty).then(|| self.slots.range::<[u8], _>((Bound::Included(start), end)));
-        range.into_iter().flatten()
-    }
-
-    /// Roughly its memory in bytes.
-    #[must_use]
-    pub const fn weight(&self) -> u64 {
-        self.weight
-    }
-
-    /// Keys in it.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.slots.len()
-    }
-
-    /// Whether it holds nothing.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.slots.is_empty()
-    }
-
-    /// Every slot, in key order.
-    pub fn iter(&self) -> impl Iterator<Item = (&Bytes, &Slot)> {
-        self.slots.iter()
-    }
-}
 
 /// A value and the batch that answers resting on it wait for.
 #[derive(Clone, Debug, Default)]
@@ -121,6 +47,17 @@ pub struct Page {
 }
 
 impl Page {
+    /// Shows what a newer layer holds for a key. Pages of one key have few registers.
+    fn overlay(&mut self, key: &Bytes, value: Option<&Arc<Value>>) {
+        let at = self.items.binary_search_by(|(held, _)| held.cmp(key));
+        match (at, value) {
+            (Ok(at), Some(value)) => self.items[at].1 = value.clone(),
+            (Ok(at), None) => drop(self.items.remove(at)),
+            (Err(at), Some(value)) => self.items.insert(at, (key.clone(), value.clone())),
+            (Err(_), None) => {}
+        }
+    }
+
     /// The page that says that nothing is known from `first` up to `behind`.
     fn hidden(first: &[u8], behind: Option<Bytes>, end: Option<&[u8]>) -> Self {
         let next = behind.filter(|behind| end.is_none_or(|end| behind[..] < *end));
@@ -338,17 +275,13 @@ impl Layers {
     pub fn key(&self, prefix: &[u8]) -> Result<Page, BaseError> {
         let end = prefix_end(prefix);
         self.check_shown(prefix, end.as_deref())?;
-        let below = self.base_key(prefix)?.into_iter().map(|(key, value)| (key, Some(value)));
-        let mut merged: BTreeMap<Bytes, Option<Arc<Value>>> = below.collect();
-        let mut page = Page::default();
+        let mut page = Page { items: self.base_key(prefix)?, ..Page::default() };
         for layer in self.frozen.as_deref().into_iter().chain([&self.overlay]) {
             for (key, slot) in layer.range(prefix, end.as_deref()) {
                 page.gate = page.gate.max(slot.gate);
-                merged.insert(key.clone(), slot.value.clone());
+                page.overlay(key, slot.value.as_ref());
             }
         }
-        let held = merged.into_iter().filter_map(|(key, value)| value.map(|value| (key, value)));
-        page.items = held.collect();
         Ok(page)
     }
 
@@ -411,32 +344,38 @@ impl Layers {
         limit: usize,
         below: BasePage,
     ) -> Result<Page, BaseError> {
-        // Each layer was looked at up to some key; the page ends at the lowest of them.
+        // Each layer is looked at up to some key; the page ends at the lowest of them.
         let mut next = below.items.last().filter(|_| below.more).map(|(key, _)| successor(key));
-        let mut merged: BTreeMap<Bytes, (Option<Arc<Value>>, u64)> = BTreeMap::new();
-        for (key, bytes) in below.items {
-            let value = decode(&key, &bytes)?;
-            merged.insert(key, (Some(value), 0));
+        let frozen = self.frozen.as_deref();
+        for layer in frozen.into_iter().chain([&self.overlay]) {
+            let beyond = layer.range(start, next.as_deref().or(end)).nth(limit);
+            next = beyond.map(|(key, _)| key.clone()).or(next);
         }
-        for layer in self.frozen.as_deref().into_iter().chain([&self.overlay]) {
-            let bound = next.clone();
-            let range = layer.range(start, bound.as_deref().or(end));
-            for (count, (key, slot)) in range.enumerate() {
-                if count == limit {
-                    next = Some(key.clone());
-                    break;
-                }
-                merged.insert(key.clone(), (slot.value.clone(), slot.gate));
-            }
-        }
-        let mut page = Page { next, ..Page::default() };
-        for (key, (value, gate)) in merged {
-            if page.next.as_ref().is_some_and(|next| key >= *next) {
+        let until = next.as_deref().or(end);
+        let mut newest = self.overlay.range(start, until).peekable();
+        let mut older = frozen.into_iter().flat_map(|layer| layer.range(start, until)).peekable();
+        let inside = |key: &[u8]| next.as_ref().is_none_or(|next| key < &next[..]);
+        let mut oldest = below.items.into_iter().filter(|(key, _)| inside(key)).peekable();
+        let mut page = Page { items: Vec::with_capacity(limit), ..Page::default() };
+        loop {
+            // Of each key that is there the newest layer's word.
+            let slots = [newest.peek(), older.peek()].into_iter().flatten().map(|(key, _)| *key);
+            let Some(key) = slots.chain(oldest.peek().map(|(key, _)| key)).min().cloned() else {
                 break;
-            }
-            page.gate = page.gate.max(gate);
+            };
+            let newer = newest.next_if(|(at, _)| **at == key);
+            let old = older.next_if(|(at, _)| **at == key);
+            let base = oldest.next_if(|(at, _)| *at == key);
+            let value = match (newer.or(old), base) {
+                (Some((_, slot)), _) => {
+                    page.gate = page.gate.max(slot.gate);
+                    slot.value.clone()
+                }
+                (None, base) => base.map(|(at, bytes)| decode(&at, &bytes)).transpose()?,
+            };
             page.items.extend(value.map(|value| (key, value)));
         }
+        page.next.clone_from(&next);
         Ok(page)
     }
 }

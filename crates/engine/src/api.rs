@@ -13,7 +13,7 @@ use holdfast_types::{OperationId, VersionId};
 
 use crate::{
     error::StoreError,
-    meta::{Checksum, ObjectMeta, PartMeta},
+    meta::{Checksum, ListedMeta, ObjectMeta, PartMeta},
 };
 
 /// What a body turned out to be, once its last byte was seen.
@@ -236,7 +236,9 @@ pub struct ListedObject {
     /// The key.
     pub key: Bytes,
     /// Its latest version.
-    pub info: ObjectInfo,
+    pub version: VersionId,
+    /// What is shown of it.
+    pub meta: ListedMeta,
 }
 
 /// A page of a list. A truncated page is never empty.

@@ -6,12 +6,12 @@ use holdfast_register::Candidate;
 use holdfast_types::{BucketStamp, EntryKind, Keyspace, OperationId, RegisterKey, limits};
 
 use crate::{
-    api::{ListObjects, ListUploads, ListedObject, ObjectInfo, ObjectPage, UploadPage},
+    api::{ListObjects, ListUploads, ListedObject, ObjectPage, UploadPage},
     draft::ScanResult,
     engine::Engine,
     error::StoreError,
     list_merge::{Fetch, Merger, Names, Page, Query, Step},
-    meta::ObjectMeta,
+    meta::ListedMeta,
     upload_record::UploadState,
 };
 
@@ -109,9 +109,8 @@ fn listed_object(
     if candidate.entry.kind != EntryKind::Put {
         return Ok(None);
     }
-    let meta = ObjectMeta::from_bytes(&candidate.entry.metadata).map_err(|e| malformed(key, &e))?;
-    let info = ObjectInfo { version: candidate.version, meta };
-    Ok(Some(ListedObject { key: key.name.clone(), info }))
+    let meta = ListedMeta::from_bytes(&candidate.entry.metadata).map_err(|e| malformed(key, &e))?;
+    Ok(Some(ListedObject { key: key.name.clone(), version: candidate.version, meta }))
 }
 
 fn malformed(key: &RegisterKey, error: &holdfast_types::codec::CodecError) -> StoreError {

@@ -65,6 +65,40 @@ pub struct ObjectMeta {
     pub parts: Vec<PartMeta>,
 }
 
+/// What a list shows of an object: an [`ObjectMeta`] read without what it does not show.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct ListedMeta {
+    /// As [`ObjectMeta::size`].
+    #[prost(uint64, tag = "1")]
+    pub size: u64,
+    /// As [`ObjectMeta::etag`].
+    #[prost(string, tag = "2")]
+    pub etag: String,
+    /// As [`ObjectMeta::modified_micros`].
+    #[prost(uint64, tag = "3")]
+    pub modified_micros: u64,
+    /// As [`ObjectMeta::checksum`].
+    #[prost(message, optional, tag = "6")]
+    pub checksum: Option<Checksum>,
+}
+
+impl ListedMeta {
+    /// Reads the stored form of an [`ObjectMeta`].
+    ///
+    /// # Errors
+    /// [`CodecError::Unknown`] when the bytes are no such message.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, CodecError> {
+        Self::decode(bytes).map_err(|_| CodecError::Unknown("object metadata"))
+    }
+}
+
+impl From<ObjectMeta> for ListedMeta {
+    fn from(meta: ObjectMeta) -> Self {
+        let ObjectMeta { size, etag, modified_micros, checksum, .. } = meta;
+        Self { size, etag, modified_micros, checksum }
+    }
+}
+
 impl ObjectMeta {
     /// The stored form.
     #[must_use]

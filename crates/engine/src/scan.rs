@@ -1,19 +1,21 @@
 //! Scanning a keyspace of one set: the ordered entries of R drives that count, merged and judged key
 //! by key (PROTOCOL.md section 8).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{sync::Arc, vec};
 
 use bytes::Bytes;
-use holdfast_drive::api::{DriveReply, DriveRequest, Gap, Scan, ScanPage};
-use holdfast_register::{Answer, Basis, Candidate, Judgement, KeyView, Verdict, judge_latest};
-use holdfast_types::{BucketPhase, BucketStamp, EntryKind, Keyspace, RegisterKey};
+use holdfast_drive::api::{DriveReply, DriveRequest, Gap, Scan, ScanPage, ScannedKey};
+use holdfast_register::{
+    Answer, Basis, Candidate, Judgement, KeyView, Verdict, judge_latest, judge_plain,
+};
+use holdfast_types::{BucketPhase, BucketStamp, EntryKind, Keyspace, RegisterKey, limits};
 
 use crate::{
     compare::HIDDEN,
     draft::ScanResult,
     error::StoreError,
     read::{Question, check_scope},
-    set::{Frozen, SetHandle, SetShared, Slot, describe, name_after},
+    set::{Frozen, SetHandle, SetShared, Slot, describe, name_after, shard_in},
 };
 
 /// What a scan does about entries that are open by the word of the drives that showed them.
@@ -46,11 +48,11 @@ struct Asked {
     gaps: Vec<Gap>,
 }
 
-/// Pages of several drives, merged: by name, the view of each slot that showed the key.
-struct Merged {
-    keys: BTreeMap<Bytes, BTreeMap<usize, KeyView>>,
+/// Pages of several drives being merged, each in the order of its names.
+struct Pages {
+    rest: Vec<vec::IntoIter<ScannedKey>>,
     /// Nothing beyond this name is known of every drive; `None` when the range is exhausted.
-    next: Option<Bytes>,
+    end: Option<Bytes>,
 }
 
 impl SetHandle {
@@ -94,15 +96,21 @@ impl SetHandle {
             gaps: page.gaps.clone(),
         };
         let asked: Vec<Asked> = pages.iter().map(asked).collect();
-        let merged = merge(pages);
-        let mut entries = Vec::with_capacity(merged.keys.len());
-        for (name, views) in merged.keys {
+        let mut pages = Pages::of(pages);
+        let mut entries = Vec::with_capacity(limit.min(limits::PAGE_KEYS_MAX));
+        let mut shown = Vec::with_capacity(asked.len());
+        while let Some(name) = pages.next_name(&mut shown) {
             let key = RegisterKey { space, bucket: scope.id, name };
-            if let Some(candidate) = self.shared.judge_scanned(&range, &key, views, &asked).await? {
-                entries.push((key, candidate));
-            }
+            let order = self.shared.order(&key)?;
+            let views = views(&key, &order, &asked, &mut shown);
+            let judged = match judge_plain(self.shared.quorum, &views) {
+                Some(Judgement::Found(candidate)) => Some(candidate),
+                Some(_) => None,
+                None => self.shared.judge_scanned(&range, &key, views).await?,
+            };
+            entries.extend(judged.map(|candidate| (key, candidate)));
         }
-        Ok(ScanResult { entries, next: merged.next })
+        Ok(ScanResult { entries, next: pages.end.map(|end| name_after(&end)) })
     }
 }
 
@@ -121,7 +129,7 @@ impl SetShared {
             let requests = batch.iter().map(|slot| (*slot, range.request(self))).collect();
             for (slot, result) in self.ask_slots(requests).await {
                 match result {
-                    Ok(DriveReply::Page(page)) => pages.push((slot, page)),
+                    Ok(DriveReply::Page(page)) if is_in_order(&page) => pages.push((slot, page)),
                     Ok(_) => failures.push((slot, "unexpected reply".to_owned())),
                     Err(error) => {
                         check_scope(&error)?;
@@ -156,21 +164,12 @@ impl SetShared {
         self: &Arc<Self>,
         range: &Range,
         key: &RegisterKey,
-        mut views: BTreeMap<usize, KeyView>,
-        asked: &[Asked],
+        views: Vec<(u8, KeyView)>,
     ) -> Result<Option<Candidate>, StoreError> {
-        let malformed = |e| StoreError::Internal { message: format!("scan: {e}") };
-        key.placing_name().map_err(malformed)?;
         let route = self.route(key)?;
         let mut answers = vec![Answer::None; usize::from(self.n())];
-        for Asked { slot, counts, gaps } in asked {
-            // A drive whose page covers the name and does not show it holds nothing; in a gap it is silent.
-            let is_silent = gaps.iter().any(|gap| gap.holds(&key.name));
-            let nothing =
-                || (!is_silent).then(|| KeyView { counts: *counts, ..KeyView::default() });
-            if let Some(view) = views.remove(slot).or_else(nothing) {
-                answers[usize::from(route.shard_of(*slot))] = Answer::View(view);
-            }
+        for (shard, view) in views {
+            answers[usize::from(shard)] = Answer::View(view);
         }
         let shown = match judge_latest(Basis::Reads, self.quorum, &answers) {
             Judgement::Found(candidate) if candidate.verdict == Verdict::Open => {
@@ -216,19 +215,51 @@ fn fewest(pages: &[(usize, ScanPage)]) -> usize {
     gaps().map(|gap| at(&gap.first)).chain([counting().count()]).min().unwrap_or(0)
 }
 
-/// Merges pages. A page that has more covers names up to its last one: nothing beyond the smallest
-/// such end is known of every drive, so nothing beyond it is returned.
-fn merge(pages: Vec<(usize, ScanPage)>) -> Merged {
-    let ends = pages.iter().filter(|(_, page)| page.more);
-    // A page that says "more" and shows nothing would cover nothing; drives never send it.
-    let end = ends.filter_map(|(_, page)| page.keys.last().map(|key| key.name.clone())).min();
-    let mut keys: BTreeMap<Bytes, BTreeMap<usize, KeyView>> = BTreeMap::new();
-    for (slot, page) in pages {
-        for scanned in page.keys {
-            if end.as_ref().is_none_or(|end| scanned.name <= *end) {
-                keys.entry(scanned.name).or_default().insert(slot, scanned.view);
-            }
-        }
+/// Whether names rise, as drives send them: merging rests on it.
+fn is_in_order(page: &ScanPage) -> bool {
+    page.keys.is_sorted_by(|one, next| one.name < next.name)
+}
+
+/// What was said of a key, by shard index. `shown` is what each page shows of it.
+fn views(
+    key: &RegisterKey,
+    order: &[usize],
+    asked: &[Asked],
+    shown: &mut Vec<Option<KeyView>>,
+) -> Vec<(u8, KeyView)> {
+    let said = asked.iter().zip(shown.drain(..)).filter_map(|(asked, view)| {
+        let Asked { slot, counts, gaps } = asked;
+        // A drive whose page covers the name and does not show it holds nothing; in a gap it is silent.
+        let is_silent = || gaps.iter().any(|gap| gap.holds(&key.name));
+        let nothing = || (!is_silent()).then(|| KeyView { counts: *counts, ..KeyView::default() });
+        Some((shard_in(order, *slot), view.or_else(nothing)?))
+    });
+    said.collect()
+}
+
+impl Pages {
+    /// A page that has more covers names up to its last one: nothing beyond the smallest such end is
+    /// known of every drive, so nothing beyond it is returned.
+    fn of(pages: Vec<(usize, ScanPage)>) -> Self {
+        let ends = pages.iter().filter(|(_, page)| page.more);
+        // A page that says "more" and shows nothing would cover nothing; drives never send it.
+        let end = ends.filter_map(|(_, page)| page.keys.last().map(|key| key.name.clone())).min();
+        Self { rest: pages.into_iter().map(|(_, page)| page.keys.into_iter()).collect(), end }
     }
-    Merged { keys, next: end.map(|end| name_after(&end)) }
+
+    /// The next name, and in `shown` what each page shows of it, in the order of the pages.
+    fn next_name(&mut self, shown: &mut Vec<Option<KeyView>>) -> Option<Bytes> {
+        let heads = self.rest.iter().filter_map(|page| page.as_slice().first());
+        let name = heads.map(|key| &key.name).min()?.clone();
+        if self.end.as_ref().is_some_and(|end| name > *end) {
+            return None;
+        }
+        let of_page = |page: &mut vec::IntoIter<ScannedKey>| {
+            let shows = page.as_slice().first().is_some_and(|key| key.name == name);
+            if shows { page.next().map(|key| key.view) } else { None }
+        };
+        shown.clear();
+        shown.extend(self.rest.iter_mut().map(of_page));
+        Some(name)
+    }
 }

@@ -125,8 +125,7 @@ impl Route {
 
     /// The shard index that a slot holds.
     pub(crate) fn shard_of(&self, slot: usize) -> u8 {
-        let found = self.slots.iter().position(|s| *s == slot);
-        found.expect("an order is a permutation of the slots") as u8
+        shard_in(&self.slots, slot)
     }
 }
 
@@ -189,12 +188,18 @@ impl SetShared {
         mine.expect("the set was made from this layout")
     }
 
-    /// Where the shards of `key` live.
-    pub(crate) fn route(&self, key: &RegisterKey) -> Result<Route, StoreError> {
+    /// By shard index: the slots that hold the shards of `key`.
+    pub(crate) fn order(&self, key: &RegisterKey) -> Result<Vec<usize>, StoreError> {
         let order = self.layout.order(self.layout_of(), key);
         let order =
             order.map_err(|e| StoreError::Internal { message: format!("place key: {e}") })?;
         assert_eq!(order.len(), usize::from(self.n()), "an order names every slot");
+        Ok(order)
+    }
+
+    /// Where the shards of `key` live.
+    pub(crate) fn route(&self, key: &RegisterKey) -> Result<Route, StoreError> {
+        let order = self.order(key)?;
         let guard = part_guard(key)
             .map_err(|e| StoreError::Internal { message: format!("guard {key:?}: {e}") })?;
         Ok(Route { key: key.clone(), slots: order.into(), guard, chosen: None, heard: None })
@@ -260,6 +265,12 @@ impl SetShared {
         let up = self.n() - self.health.down_count();
         Err(self.below_quorum(self.quorum.write(), up, &[]))
     }
+}
+
+/// The shard index that a slot holds in an order.
+pub(crate) fn shard_in(order: &[usize], slot: usize) -> u8 {
+    let found = order.iter().position(|s| *s == slot);
+    found.expect("an order is a permutation of the slots") as u8
 }
 
 /// The condition for changing a part as long as nobody completes its upload: it is open.

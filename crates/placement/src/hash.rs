@@ -28,9 +28,11 @@ pub(crate) struct KeyHash(u128);
 
 impl KeyHash {
     pub(crate) fn new(cluster: ClusterId, bucket: BucketId, name: &[u8]) -> Self {
-        const TAG: &[u8] = b"holdfast placement";
-        let seed = xxh3_64(&[TAG, &cluster.to_bytes()].concat());
-        Self(xxh3_128_with_seed(&[&bucket.to_bytes(), name].concat(), seed))
+        const TAG: &[u8; 18] = b"holdfast placement";
+        let mut tagged = [0; 34];
+        tagged[..18].copy_from_slice(TAG);
+        tagged[18..].copy_from_slice(&cluster.to_bytes());
+        Self(xxh3_128_with_seed(&[&bucket.to_bytes(), name].concat(), xxh3_64(&tagged)))
     }
 
     fn draw(&self, purpose: Purpose, index: u16) -> u64 {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use holdfast_types::{Ballot, Entry, EntryKind, OperationId, Quorum, VersionId};
 
-use crate::state::{HolderMask, KeyView, ShardStatus};
+use crate::state::{Held, HolderMask, KeyView};
 
 /// What came back from one drive of the set, by shard index.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Hash)]
@@ -60,6 +60,15 @@ impl Candidate {
         let none = HolderMask::default();
         let verdict = Verdict::Open;
         Self { version, entry, holders: none, shards: none, flagged: false, verdict }
+    }
+
+    /// Counts a drive that holds it.
+    fn note(&mut self, index: u8, held: &Held) {
+        self.holders = self.holders.with(index);
+        if held.is_whole() {
+            self.shards = self.shards.with(index);
+        }
+        self.flagged |= held.settled;
     }
 
     /// Whether success may rest on it: it is settled, and it was or is held by `A_v` drives. What was
@@ -180,6 +189,38 @@ pub fn judge_latest_without(
     }
 }
 
+/// [`judge_latest`] where it is plain to see: all drives that answered, by shard index, that show anything
+/// show the same one entry of a key without versions, under one ballot, and it is settled. `None` where more
+/// has to be looked at. Nearly every key of a list is such, and this costs a tenth.
+#[must_use]
+pub fn judge_plain(quorum: Quorum, views: &[(u8, KeyView)]) -> Option<Judgement> {
+    let mut found: Option<Candidate> = None;
+    for (index, view) in views {
+        let Some((version, register)) = view.registers.first_key_value() else { continue };
+        let [held] = &register.entries[..] else { return None };
+        if *version != VersionId::NULL || view.registers.len() > 1 {
+            return None;
+        }
+        let candidate = found.get_or_insert_with(|| Candidate::new(*version, held.entry.clone()));
+        let same = candidate.entry.operation == held.entry.operation
+            && candidate.entry.ballot == held.entry.ballot;
+        if !same {
+            return None;
+        }
+        candidate.note(*index, held);
+    }
+    let counting = views.iter().filter(|(_, view)| view.counts).count();
+    let found = found.filter(|_| counting >= usize::from(quorum.read()))?;
+    let (data, by_one_ballot) = (found.entry.data_shards(), found.holders.count());
+    let is_readable = found.shards.count() >= data;
+    if !(found.flagged || (is_readable && by_one_ballot >= quorum.chosen(data))) {
+        return None;
+    }
+    let is_gone = found.entry.kind == EntryKind::Tombstone;
+    let settled = Candidate { verdict: Verdict::Settled, ..found };
+    Some(if is_gone { Judgement::Absent } else { Judgement::Found(settled) })
+}
+
 /// What heads each register; too few counting answers for that are an error.
 fn heads(
     basis: Basis,
@@ -242,25 +283,14 @@ fn collect(answers: &[Answer], version: VersionId) -> Vec<Tally> {
         let Some(register) = view.registers.get(&version) else { continue };
         for held in &register.entries {
             let tally = tallies.entry(held.entry.operation).or_insert_with(|| Tally {
-                candidate: Candidate {
-                    version,
-                    entry: held.entry.clone(),
-                    holders: HolderMask::default(),
-                    shards: HolderMask::default(),
-                    flagged: false,
-                    verdict: Verdict::Open,
-                },
+                candidate: Candidate::new(version, held.entry.clone()),
                 by_ballot: BTreeMap::new(),
             });
             let candidate = &mut tally.candidate;
             if held.entry.ballot > candidate.entry.ballot {
                 candidate.entry = held.entry.clone();
             }
-            candidate.holders = candidate.holders.with(index as u8);
-            if held.shard != ShardStatus::Missing {
-                candidate.shards = candidate.shards.with(index as u8);
-            }
-            candidate.flagged |= held.settled;
+            candidate.note(index as u8, held);
             *tally.by_ballot.entry(held.entry.ballot).or_default() += 1;
         }
     }

@@ -86,7 +86,7 @@ pub use decide::{
     decide_prepare, decide_purge, decide_settle,
 };
 pub use finish::{Effect, effect};
-pub use judge::{Answer, Basis, Candidate, Judgement, Verdict, judge, judge_latest};
+pub use judge::{Answer, Basis, Candidate, Judgement, Verdict, judge, judge_latest, judge_plain};
 pub use read::{Read, ReadOutcome, Seen, Target};
 pub use resolve::{Reach, Resolve, ResolveOutcome};
 pub use state::{Held, HolderMask, KeyState, KeyView, RegisterState, Remembered, ShardStatus};

@@ -279,11 +279,17 @@ impl KeyState {
     /// [`crate::decide::remembers_since`], to a Prepare.
     #[must_use]
     pub fn view(&self, floor: Ballot, counts: bool, remembers: bool) -> KeyView {
+        self.clone().into_view(floor, counts, remembers)
+    }
+
+    /// As [`Self::view`], of a copy that nobody needs any more.
+    #[must_use]
+    pub fn into_view(self, floor: Ballot, counts: bool, remembers: bool) -> KeyView {
         KeyView {
-            registers: self.registers.clone(),
             highest: self.highest(),
+            registers: self.registers,
             promise: self.promise.max(floor),
-            memory: self.memory.clone(),
+            memory: self.memory,
             remembers,
             counts,
         }

@@ -1,6 +1,7 @@
 //! Every decision and every path of the machines, one fact at a time. What they add up to is the model
 //! checker's business (`testbed model`).
 
+mod plain;
 mod rot;
 mod stories;
 

@@ -120,6 +120,17 @@ impl<'a> Reader<'a> {
         Ok(head)
     }
 
+    /// The bytes before the next `end`, which is passed.
+    ///
+    /// # Errors
+    /// [`CodecError::Truncated`] when there is none.
+    pub fn until(&mut self, end: u8) -> Result<&'a [u8], CodecError> {
+        let len = self.rest.iter().position(|byte| *byte == end);
+        let before = self.raw(len.ok_or(CodecError::Truncated)?)?;
+        self.raw(1)?;
+        Ok(before)
+    }
+
     /// The next `N` bytes.
     ///
     /// # Errors

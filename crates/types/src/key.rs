@@ -244,13 +244,14 @@ fn escape(name: &[u8], out: &mut Writer) {
 fn unescape(input: &mut Reader<'_>) -> Result<Vec<u8>, CodecError> {
     let mut name = Vec::new();
     loop {
+        let piece = input.until(0)?;
+        // Most names are one piece, and need no room beyond it.
+        name.reserve_exact(piece.len());
+        name.extend_from_slice(piece);
         match input.u8()? {
-            0 => match input.u8()? {
-                0xff => name.push(0),
-                1 => return Ok(name),
-                _ => return Err(CodecError::Unknown("escape")),
-            },
-            byte => name.push(byte),
+            0xff => name.push(0),
+            1 => return Ok(name),
+            _ => return Err(CodecError::Unknown("escape")),
         }
     }
 }

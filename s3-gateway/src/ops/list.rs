@@ -112,7 +112,7 @@ impl Asked {
     }
 
     fn object(&self, listed: &ListedObject, owner: Option<&Owner>) -> Object {
-        let meta = &listed.info.meta;
+        let meta = &listed.meta;
         let checksum = meta.checksum.as_ref();
         Object {
             checksum_algorithm: checksum
@@ -143,7 +143,7 @@ impl Asked {
             storage_class: Some(ObjectVersionStorageClass::from_static(
                 ObjectVersionStorageClass::STANDARD,
             )),
-            version_id: Some(listed.info.version.to_string()),
+            version_id: Some(listed.version.to_string()),
         }
     }
 }

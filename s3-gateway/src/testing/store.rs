@@ -198,7 +198,10 @@ impl ObjectStore for MemoryStore {
                 |key| key,
                 |key| *key > list.after,
                 &list.after,
-                |key, object| ListedObject { key: key.clone(), info: info(&object.meta) },
+                |key, object| {
+                    let (version, meta) = (VersionId::NULL, object.meta.clone().into());
+                    ListedObject { key: key.clone(), version, meta }
+                },
             );
             Ok(ObjectPage { objects: page.items, prefixes: page.prefixes, next: page.next })
         })

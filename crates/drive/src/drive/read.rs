@@ -1,6 +1,6 @@
 //! Prepare, Read, Scan, and the shards they name.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use holdfast_erasure::Salt;
@@ -29,6 +29,9 @@ const SCAN_KEYS_MAX: u32 = 4096;
 /// How far the promise ceiling leads the clock: half the skew bound, so that after a restart writers
 /// with good clocks get above it within their retries.
 const CEILING_LEAD_MICROS: u64 = limits::CLOCK_SKEW_MICROS_MAX / 2;
+
+/// Bytes of a version at the end of a register's key.
+const VERSION_BYTES: usize = 16;
 
 /// What a decision answers with.
 pub(super) enum Reply {
@@ -104,7 +107,7 @@ impl Drive {
         self.volatile.promise(key, prepare.ballot);
         found.state.promise = prepare.ballot;
         let remembers = remembers_since(&found.state, &drive, prepare.since);
-        Ok(view_reply(found.state.view(drive.floor, self.counts(), remembers), shards))
+        Ok(view_reply(found.state.into_view(drive.floor, self.counts(), remembers), shards))
     }
 
     /// Makes sure that the ceiling covers a promise; returns the batch that the promise waits for.
@@ -127,7 +130,7 @@ impl Drive {
             found.state.registers.retain(|other, _| *other == version);
         }
         let shards = self.inline_shards(&found, read.inline, gate)?;
-        let view = found.state.view(self.volatile.floor, self.counts(), false);
+        let view = found.state.into_view(self.volatile.floor, self.counts(), false);
         Ok(view_reply(KeyView { highest, ..view }, shards))
     }
 
@@ -249,7 +252,8 @@ impl Drive {
             // Space and bucket without a name: the prefix of all their keys.
             None => prefix_end(&key(Bytes::new()).encode()[..17]),
         };
-        let mut keys: BTreeMap<Bytes, KeyState> = BTreeMap::new();
+        // By a register of each: registers come in order, those of a key together.
+        let mut keys: Vec<(Bytes, KeyState)> = Vec::with_capacity(limit + 1);
         let mut gaps = Vec::new();
         loop {
             let page = self.table.layers.scan(&start, end.as_deref(), limit + 1)?;
@@ -257,17 +261,17 @@ impl Drive {
             if let Some(gap) = &page.gap {
                 gaps.push(gap_of_names(scan, gap));
                 // Of a key that it cuts some registers are hidden: it is not shown at all.
-                keys.retain(|prefix, _| !is_hidden(&gaps, prefix));
+                keys.retain(|(register, _)| !is_hidden(&gaps, register));
             }
-            for (register, value) in &page.items {
-                let prefix = register.slice(..register.len().saturating_sub(16));
-                if keys.len() > limit && !keys.contains_key(&prefix) {
+            for (register, value) in page.items {
+                let known = keys.last().is_some_and(|(last, _)| key_of(last) == key_of(&register));
+                if keys.len() > limit && !known {
                     break;
                 }
-                if is_hidden(&gaps, &prefix) {
+                if is_hidden(&gaps, &register) {
                     continue;
                 }
-                add_register(&mut keys, prefix, register, value);
+                add_register(&mut keys, known, register, value);
             }
             // One key more than asked for shows that there is more, and that the last one is whole.
             match page.next {
@@ -280,15 +284,20 @@ impl Drive {
         let page = keys
             .into_iter()
             .take(limit)
-            .map(|(prefix, state)| scanned(&prefix, state, (floor, counts), scan.metadata));
+            .map(|(register, state)| scanned(&register, state, (floor, counts), scan.metadata));
         let keys = page.collect::<Result<Vec<_>, Stop>>()?;
         Ok(DriveReply::Page(ScanPage { keys, gaps, more, counts }))
     }
 }
 
-/// Whether the name of an encoded key lies in a gap.
-fn is_hidden(gaps: &[Gap], prefix: &[u8]) -> bool {
-    let name = || RegisterKey::decode(&mut Reader::new(prefix)).map(|key| key.name);
+/// A register's key without its version.
+fn key_of(register: &[u8]) -> &[u8] {
+    &register[..register.len().saturating_sub(VERSION_BYTES)]
+}
+
+/// Whether the name of a register's key lies in a gap.
+fn is_hidden(gaps: &[Gap], register: &[u8]) -> bool {
+    let name = || RegisterKey::decode(&mut Reader::new(register)).map(|key| key.name);
     !gaps.is_empty() && name().is_ok_and(|name| gaps.iter().any(|gap| gap.holds(&name)))
 }
 
@@ -314,28 +323,35 @@ fn view_reply(view: KeyView, shards: (Vec<InlineShard>, Vec<WantedShard>)) -> Re
     Reply::View(Box::new(ViewReply { view, ready, wanted }))
 }
 
+/// Adds a register to the last key when it is one of it (`known`), else as that of another key.
 fn add_register(
-    keys: &mut BTreeMap<Bytes, KeyState>,
-    prefix: Bytes,
-    register: &Bytes,
-    value: &Value,
+    keys: &mut Vec<(Bytes, KeyState)>,
+    known: bool,
+    register: Bytes,
+    value: Arc<Value>,
 ) {
-    let Value::Register(record) = value else { return };
-    let Ok(version) = <[u8; 16]>::try_from(&register[prefix.len()..]) else { return };
+    let Value::Register(record) = &*value else { return };
+    let version = &register[key_of(&register).len()..];
+    let Ok(version) = <[u8; VERSION_BYTES]>::try_from(version) else { return };
     let version = VersionId(u128::from_be_bytes(version));
-    keys.entry(prefix).or_default().registers.insert(version, record.state.clone());
+    if !known {
+        keys.push((register, KeyState::default()));
+    }
+    if let Some((_, key)) = keys.last_mut() {
+        key.registers.insert(version, record.state.clone());
+    }
 }
 
 /// One key of a page: part lists are never carried, metadata on demand.
 fn scanned(
-    prefix: &[u8],
+    register: &[u8],
     mut state: KeyState,
     (floor, counts): (Ballot, bool),
     metadata: bool,
 ) -> Result<ScannedKey, Stop> {
     let unreadable =
         |e: holdfast_types::codec::CodecError| Stop::Failed(ErrorClass::Damaged, e.to_string());
-    let key = RegisterKey::decode(&mut Reader::new(prefix));
+    let key = RegisterKey::decode(&mut Reader::new(register));
     let name = key.map_err(unreadable)?.name;
     for held in state.registers.values_mut().flat_map(|register| &mut register.entries) {
         held.entry.parts = Vec::new();
@@ -343,5 +359,5 @@ fn scanned(
             held.entry.metadata = Bytes::new();
         }
     }
-    Ok(ScannedKey { name, view: state.view(floor, counts, false) })
+    Ok(ScannedKey { name, view: state.into_view(floor, counts, false) })
 }

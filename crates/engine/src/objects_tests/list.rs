@@ -46,7 +46,7 @@ async fn lists_are_whole_in_pages_of_every_size() {
     }
     let list = ListObjects { bucket: "b".to_owned(), limit: 1, ..ListObjects::default() };
     let page = engine.objects_list(&list).await.unwrap();
-    assert_eq!(page.objects[0].info.meta.size, 4);
+    assert_eq!(page.objects[0].meta.size, 4);
 }
 
 /// Goal: LIST reflects every acknowledged write, while others go on. Method: writers put and remove
