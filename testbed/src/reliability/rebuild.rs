@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -190,7 +190,7 @@ async fn wipe(home: &mut Home, group: &[(usize, usize)]) -> Result<Result<Vec<Re
     Ok(Ok(rebuilt))
 }
 
-fn identity(drives: &[Json], path: &PathBuf) -> String {
+fn identity(drives: &[Json], path: &Path) -> String {
     let path = path.display().to_string();
     let found = drives.iter().find(|drive| drive["path"] == path.as_str());
     found.map_or_else(String::new, |drive| drive["drive"].as_str().unwrap_or_default().to_owned())

@@ -105,6 +105,9 @@ use waiting::Waits;
 pub struct DriveOptions {
     /// The cluster that opens it; a drive of another one is refused. `None` opens any.
     pub cluster: Option<ClusterId>,
+    /// How often it was opened by the word of others, who were told before it served. An opening that does not
+    /// come after those is of an older drive than that: its memory is lost (INV-MEMBER-3).
+    pub opened_before: u64,
     /// Bytes of a log segment.
     pub segment_bytes: u64,
     /// Segments written when a drive is formatted.
@@ -139,6 +142,7 @@ impl Default for DriveOptions {
     fn default() -> Self {
         Self {
             cluster: None,
+            opened_before: 0,
             segment_bytes: 16 << 20,
             segments_first: 2,
             segments_spare: 2,
