@@ -127,13 +127,12 @@ impl Opens {
             text(&known.counts)
         };
         let (kept, why) = folders.keep(FILE, text.as_bytes());
-        match why {
-            Some(why) if kept == 0 => {
-                self.known().is_dirty = true;
-                Err(format!("keep how often drives were opened: {why}"))
-            }
-            _ => Ok(()),
+        if kept > 0 {
+            return Ok(());
         }
+        // Not on any drive yet: those that are being formatted get it with the next change, or look.
+        self.known().is_dirty = true;
+        why.map_or(Ok(()), |why| Err(format!("keep how often drives were opened: {why}")))
     }
 }
 

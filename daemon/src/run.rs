@@ -200,15 +200,8 @@ impl Process {
         let document = find_layout(me, &nodes, &fresh, self.clock.as_ref()).await?;
         let my_index = my_index(&document.layout, &url)?;
         here.send_replace(here_in(&url, &document));
-        let others: Vec<_> = urls
-            .iter()
-            .enumerate()
-            .filter(|(n, _)| *n != me)
-            .map(|(_, url)| peers.reach(url))
-            .collect();
-        opens::exchange(&opens, &others, &[], opens::PATIENCE).await;
-        let drives = self.open_drives(&startup, &document, my_index).await?;
-        self.tell_opens(&startup, &drives, &others).await;
+        let others = peers.others(&urls, me);
+        let drives = self.open_drives(&startup, &document, my_index, &others).await?;
         let local: Arc<dyn Node> = Traced::new(drives.node(), Side::Local);
         host.serve(local.clone());
         let members = Members::new(document.layout.clone(), Some((my_index, local)), &mut peers);
@@ -308,13 +301,16 @@ impl Process {
         (tokio::spawn(serving), stop)
     }
 
-    /// Completes what a formatting left to do here, and opens what can be opened.
+    /// Completes what a formatting left to do here, and opens what can be opened and is not older than the peers
+    /// remember.
     async fn open_drives(
         &self,
         startup: &LocalStartup,
         document: &Document,
         me: NodeIndex,
+        peers: &[Arc<RemoteNode>],
     ) -> Result<NodeHandle, Failure> {
+        opens::exchange(&startup.opens, peers, &[], opens::PATIENCE).await;
         let (folders, wanted) = (startup.folders.clone(), document.clone());
         let look = move || {
             if let Err(why) = folders.commit(&wanted, me) {
@@ -336,6 +332,7 @@ impl Process {
                 tracing::error!(path = facts.path, state = facts.state.name(), "{}", facts.reason);
             }
         }
+        self.tell_opens(startup, &drives, peers).await;
         Ok(drives)
     }
 
