@@ -7,12 +7,14 @@
 //! |---|---|
 //! | `client` | one signed request |
 //! | `members` | drives, sets and healing: which nodes are asked |
+//! | `quarantine` | versions that cannot be restored |
 //! | `scrub` | the scrub: orders and its table |
 //! | `sign` | signature version 4 of a request without a body |
 //! | `tables` | tables for people |
 
 mod client;
 mod members;
+mod quarantine;
 mod scrub;
 mod sign;
 mod tables;
@@ -66,6 +68,9 @@ enum Subject {
     /// is found and healed.
     #[command(subcommand)]
     Scrub(ScrubCommand),
+    /// Versions that too few good shards are left of to restore them. Nothing of them is deleted.
+    #[command(subcommand)]
+    Quarantine(QuarantineCommand),
     /// Objects.
     #[command(subcommand)]
     Object(ObjectCommand),
@@ -158,6 +163,26 @@ enum ScrubCommand {
 }
 
 #[derive(Subcommand)]
+enum QuarantineCommand {
+    /// What every node has on record: what is whole again, or was overwritten or deleted, leaves by itself.
+    List,
+    /// One object.
+    Show {
+        /// The bucket.
+        bucket: String,
+        /// The key.
+        key: String,
+    },
+    /// Try to restore it at once, and say what came of it: after drives that were away are back, say.
+    Restore {
+        /// The bucket.
+        bucket: String,
+        /// The key.
+        key: String,
+    },
+}
+
+#[derive(Subcommand)]
 enum ObjectCommand {
     /// Where each shard of an object lies.
     Locate {
@@ -201,6 +226,7 @@ async fn run(arguments: Arguments) -> Result<String, ClientError> {
         ) => members::drive(&client, &command, json).await,
         Subject::Set(command) => members::set(&client, command, json).await,
         Subject::Scrub(command) => scrub::scrub(&client, &command, json).await,
+        Subject::Quarantine(command) => quarantine::quarantine(&client, &command, json).await,
         Subject::Heal(command) => members::heal(&client, &command, json).await,
         Subject::Cluster(ClusterCommand::Info) => {
             let view = client.get("/_admin/v1/cluster", &[]).await?;

@@ -15,6 +15,7 @@ use crate::{
     failure::Failure,
     faults::Faults,
     forming::{Found, Surveyed},
+    opens::Opens,
 };
 
 /// How often each drive reads every live byte again: in the week the field's arrays are told to.
@@ -32,6 +33,7 @@ pub fn open(
     arbiters: Option<usize>,
     clock: Arc<dyn Clock>,
     faults: &Arc<Faults>,
+    opens: &Arc<Opens>,
 ) -> Result<NodeHandle, Failure> {
     let seat = |surveyed: &Surveyed| Seat {
         path: surveyed.path.clone(),
@@ -46,6 +48,10 @@ pub fn open(
             scrub_every_micros: Some(SCRUB_EVERY_MICROS),
             ..DriveOptions::default()
         },
+        remembered: Arc::new({
+            let opens = opens.clone();
+            move |drive| opens.of(drive)
+        }),
         limits: NodeLimits::default(),
         arbiters,
         clock,

@@ -39,8 +39,19 @@ const ASIDE: &str = "aside";
 const HARMLESS: [&str; 3] = ["lost+found", "layout.proposed.tmp", ASIDE];
 
 /// Names that a drive's files have (docs/format/identity.md).
-const OURS: [&str; 9] =
-    ["identity", LAYOUT, PROPOSED, "log", "volumes", "runs", "manifest", "index", "index.aside"];
+const OURS: [&str; 11] = [
+    "identity",
+    LAYOUT,
+    PROPOSED,
+    crate::opens::FILE,
+    crate::quarantine::FILE,
+    "log",
+    "volumes",
+    "runs",
+    "manifest",
+    "index",
+    "index.aside",
+];
 
 /// Times files can be set aside on one drive before somebody has to look.
 const ASIDE_MAX: u32 = 1000;
@@ -252,6 +263,22 @@ impl Folders {
                 tracing::warn!(path = surveyed.path, %error, "write the layout");
             }
         }
+    }
+
+    /// Writes a file into the folder of every drive; how many have it now, and why others do not.
+    pub fn keep(&self, name: &str, bytes: &[u8]) -> (usize, Option<String>) {
+        let _alone = self.alone();
+        let (mut kept, mut why) = (0, None);
+        for surveyed in self.survey() {
+            if matches!(surveyed.found, Found::Formatted { .. }) {
+                let disk = RealDisk::new(&surveyed.path);
+                match disk.and_then(|disk| replace_file(&disk, name, bytes)) {
+                    Ok(()) => kept += 1,
+                    Err(error) => why = Some(error.to_string()),
+                }
+            }
+        }
+        (kept, why)
     }
 
     /// The lock guards no value that a panic could leave half changed.

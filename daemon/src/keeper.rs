@@ -17,6 +17,7 @@ use std::{
 
 use holdfast_drive::{
     api::{DriveReply, DriveRequest, MemberReply, MemberRequest, Standing},
+    fabric::RemoteNode,
     supervisor::{NodeHandle, SeatReport, Trouble},
 };
 use holdfast_engine::Engine;
@@ -26,6 +27,8 @@ use holdfast_types::{DriveId, DriveState, NodeIndex, SetIndex, seam::Random};
 use crate::{
     folders::Folders,
     forming::{Document, Found},
+    opens::{self, Opens},
+    quarantine,
 };
 
 /// How often the folders are looked at.
@@ -37,6 +40,9 @@ const HEAR_EVERY: u32 = 5;
 
 /// A drive answers where it stands within this time.
 const ASK_WAIT: Duration = Duration::from_secs(2);
+
+/// Peers that are there say within this time what they know of drives; the folders are not looked at meanwhile.
+const COMPARE_WAIT: Duration = Duration::from_secs(1);
 
 /// What an operator wants of a drive, until it is done or the node restarts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -204,6 +210,10 @@ pub struct Keeper {
     pub random: Arc<dyn Random>,
     /// What operators want.
     pub wishes: Arc<Wishes>,
+    /// How often drives were opened.
+    pub opens: Arc<Opens>,
+    /// The other nodes.
+    pub peers: Vec<Arc<RemoteNode>>,
     /// Whether enough nodes are there for every set to answer.
     pub is_ready: Box<dyn Fn() -> bool + Send + Sync>,
 }
@@ -212,7 +222,9 @@ impl Keeper {
     /// Looks after the drives until it is dropped.
     pub async fn run(self) {
         self.engine.hear_memberships().await;
+        self.engine.load_quarantine(self.blocking(quarantine::load).await);
         let (mut learnt, mut looks) = (false, 0_u32);
+        let mut kept = self.engine.quarantine_changes();
         let mut changes = self.engine.membership_changes();
         let mut written: Option<Layout> = None;
         loop {
@@ -222,9 +234,11 @@ impl Keeper {
                 self.blocking(move |folders| folders.rewrite_layout(&document)).await;
                 written = Some(layout.clone());
             }
+            kept = self.keep_quarantine(kept).await;
             looks += 1;
             if looks.is_multiple_of(HEAR_EVERY) {
                 self.engine.hear_memberships().await;
+                self.compare_opens(&layout).await;
             }
             self.look(&layout).await;
             if !learnt && (self.is_ready)() {
@@ -251,6 +265,44 @@ impl Keeper {
             let act = next_act(layout, self.me, &seat, &there.found, standing, wish);
             if let Err(why) = self.carry_out(at, &seat, act).await {
                 tracing::warn!(path = seat.path, "look after a drive: {why}");
+            }
+        }
+    }
+
+    /// Writes down what the engine has on record, if that is another than what was written last.
+    async fn keep_quarantine(&self, kept: u64) -> u64 {
+        let changes = self.engine.quarantine_changes();
+        if changes == kept {
+            return kept;
+        }
+        let rows = self.engine.quarantine_rows();
+        match self.blocking(move |folders| quarantine::keep(folders, &rows)).await {
+            Ok(()) => changes,
+            Err(why) => {
+                tracing::warn!("{why}");
+                kept
+            }
+        }
+    }
+
+    /// Tells how often drives of this node were opened, also to peers that were away when they were, and hears what those
+    /// know: a drive that is older than that is replaced, though it served.
+    async fn compare_opens(&self, layout: &Layout) {
+        let own = opens::of_facts(&self.drives.drives(ASK_WAIT).await);
+        self.opens.learn(own.iter().copied());
+        opens::exchange(&self.opens, &self.peers, &own, COMPARE_WAIT).await;
+        self.opens.retain(layout);
+        let known = self.opens.clone();
+        if let Err(why) = self.blocking(move |folders| known.keep(folders)).await {
+            tracing::warn!("{why}");
+        }
+        for (drive, count) in own {
+            let remembered = self.opens.of(drive);
+            if remembered > count {
+                tracing::error!(
+                    %drive, count, remembered, "a drive is older than the others remember it: it is replaced"
+                );
+                self.wishes.set(drive, Some(Wish::Replace));
             }
         }
     }

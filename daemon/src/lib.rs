@@ -25,6 +25,8 @@
 //! | [`run`] | everything in order, to the end |
 //! | [`limits`] | how many connections the open files allow |
 //! | [`patience`] | connections that say too little |
+//! | [`opens`] | how often each drive was opened, as peers remember |
+//! | [`quarantine`] | objects that cannot be restored, on record |
 //! | [`keys`] | secrets that a single node makes for itself |
 //! | [`listener`] | one listener for S3 and the fabric |
 //! | [`seams`] | the real clock and randomness |
@@ -46,8 +48,10 @@ pub mod limits;
 pub mod listener;
 pub mod members;
 pub mod notify;
+pub mod opens;
 pub mod operator;
 pub mod patience;
+pub mod quarantine;
 pub mod run;
 pub mod seams;
 pub mod startup;

@@ -43,6 +43,12 @@ impl Peers {
         Self { links, known: BTreeMap::new() }
     }
 
+    /// The links to all nodes but the one at place `me`.
+    pub fn others(&mut self, urls: &[String], me: usize) -> Vec<Arc<RemoteNode>> {
+        let others = urls.iter().enumerate().filter(|(place, _)| *place != me);
+        others.map(|(_, url)| self.reach(url)).collect()
+    }
+
     /// The link to the node at `url`, started when it is new.
     pub fn reach(&mut self, url: &str) -> Arc<RemoteNode> {
         let links = &self.links;

@@ -8,7 +8,7 @@ use holdfast_engine::{Engine, StoreError};
 use holdfast_s3_gateway::admin::{AdminAction, AdminView};
 use holdfast_types::{
     DriveId, ScrubOrder,
-    view::{ClusterView, HealView, ObjectView, ScrubView},
+    view::{ClusterView, HealView, ObjectView, QuarantineView, ScrubView},
 };
 
 use crate::keeper::{Wish, Wishes};
@@ -54,6 +54,10 @@ impl AdminView for Operator {
 
     async fn scrub(&self) -> ScrubView {
         self.engine.scrub(ScrubOrder::Status).await
+    }
+
+    async fn quarantine(&self) -> QuarantineView {
+        self.engine.quarantine_view().await
     }
 
     async fn act(&self, action: AdminAction) -> Result<String, StoreError> {

@@ -12,7 +12,7 @@ use std::{
 
 use futures::future::BoxFuture;
 use holdfast_drive::{
-    fabric::{FabricService, Here, Host, HostConfig, auth::Key},
+    fabric::{FabricService, Here, Host, HostConfig, RemoteNode, auth::Key},
     node::Node,
     supervisor::NodeHandle,
     traced::{Side, Traced},
@@ -40,6 +40,7 @@ use crate::{
     listener::{self, Front},
     members::{Links, Members, Peers},
     notify::{notify, watchdog_every},
+    opens::{self, Opens},
     operator::Operator,
     seams::{SystemClock, SystemRandom},
     startup::{LocalStartup, Member, Reports, fetch_layout, find_layout, my_index},
@@ -176,7 +177,9 @@ impl Process {
         let fresh = Layout::plan(cluster, pools, &url, self.random.as_ref())?;
         let listener = listener::bind(self.config.listen).await?;
         let folders = Folders::prepare(my_paths(pools, &url), allow_root_disk, self.clock.clone())?;
-        let startup = Arc::new(LocalStartup { url: url.clone(), folders: Arc::new(folders) });
+        let opens = Opens::load(folders.paths());
+        let folders = Arc::new(folders);
+        let startup = Arc::new(LocalStartup { url: url.clone(), folders, opens: opens.clone() });
         let here = watch::Sender::new(Here { name: url.clone(), ..Here::default() });
         let host = Host::new(HostConfig {
             key: self.key.clone(),
@@ -199,7 +202,8 @@ impl Process {
         let document = find_layout(me, &nodes, &fresh, self.clock.as_ref()).await?;
         let my_index = my_index(&document.layout, &url)?;
         here.send_replace(here_in(&url, &document));
-        let drives = self.open_drives(&startup, &document, my_index).await?;
+        let others = peers.others(&urls, me);
+        let drives = self.open_drives(&startup, &document, my_index, &others).await?;
         let local: Arc<dyn Node> = Traced::new(drives.node(), Side::Local);
         host.serve(local.clone());
         let members = Members::new(document.layout.clone(), Some((my_index, local)), &mut peers);
@@ -216,6 +220,8 @@ impl Process {
             me: my_index,
             random: self.random.clone(),
             wishes,
+            opens,
+            peers: others,
             is_ready: Box::new({
                 let members = members.clone();
                 move || members.missing().is_none()
@@ -298,13 +304,16 @@ impl Process {
         (tokio::spawn(serving), stop)
     }
 
-    /// Completes what a formatting left to do here, and opens what can be opened.
+    /// Completes what a formatting left to do here, and opens what can be opened and is not older than the peers
+    /// remember.
     async fn open_drives(
         &self,
         startup: &LocalStartup,
         document: &Document,
         me: NodeIndex,
+        peers: &[Arc<RemoteNode>],
     ) -> Result<NodeHandle, Failure> {
+        opens::exchange(&startup.opens, peers, &[], opens::PATIENCE).await;
         let (folders, wanted) = (startup.folders.clone(), document.clone());
         let look = move || {
             if let Err(why) = folders.commit(&wanted, me) {
@@ -315,8 +324,8 @@ impl Process {
         let surveyed = tokio::task::spawn_blocking(look).await;
         let surveyed = surveyed.expect("looking at folders does not panic");
         let (layout, clock) = (&document.layout, self.clock.clone());
-        let drives =
-            drives::open(layout, me, &surveyed, self.config.arbiters, clock, &self.faults)?;
+        let (arbiters, opens) = (self.config.arbiters, &startup.opens);
+        let drives = drives::open(layout, me, &surveyed, arbiters, clock, &self.faults, opens)?;
         if !drives.opened(OPEN_PATIENCE).await {
             tracing::warn!("some drives are still being opened; they join when they are");
         }
@@ -326,7 +335,25 @@ impl Process {
                 tracing::error!(path = facts.path, state = facts.state.name(), "{}", facts.reason);
             }
         }
+        self.tell_opens(startup, &drives, peers).await;
         Ok(drives)
+    }
+
+    /// Before a drive serves, whoever is there keeps how often it was opened (INV-MEMBER-3).
+    async fn tell_opens(
+        &self,
+        startup: &LocalStartup,
+        drives: &NodeHandle,
+        peers: &[Arc<RemoteNode>],
+    ) {
+        let own = opens::of_facts(&drives.drives(OPEN_PATIENCE).await);
+        startup.opens.learn(own.iter().copied());
+        let (known, folders) = (startup.opens.clone(), startup.folders.clone());
+        let kept = tokio::task::spawn_blocking(move || known.keep(&folders)).await;
+        if let Err(why) = kept.expect("keeping a file does not panic") {
+            tracing::warn!("{why}");
+        }
+        opens::exchange(&startup.opens, peers, &own, opens::PATIENCE).await;
     }
 
     fn engine(

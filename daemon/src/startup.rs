@@ -18,6 +18,7 @@ use crate::{
     failure::Failure,
     folders::Folders,
     forming::{Document, Found, NodeSurvey, REMAINS, Step, Surveyed, next_step},
+    opens::Opens,
 };
 
 /// How often the nodes are looked at again while something is missing.
@@ -35,6 +36,8 @@ pub struct LocalStartup {
     pub url: String,
     /// Its drives' folders.
     pub folders: Arc<Folders>,
+    /// How often drives were opened.
+    pub opens: Arc<Opens>,
 }
 
 impl LocalStartup {
@@ -79,9 +82,13 @@ fn read_document(bytes: Bytes) -> Result<Document, DriveError> {
 
 #[async_trait]
 impl Startup for LocalStartup {
-    async fn survey(&self) -> Result<v1::SurveyReply, DriveError> {
-        let drives = self.blocking(Folders::survey).await;
-        Ok(v1::SurveyReply { node: self.url.clone(), drives: to_wire(&drives) })
+    async fn survey(&self, opens: Vec<v1::DriveOpens>) -> Result<v1::SurveyReply, DriveError> {
+        let known = self.opens.clone();
+        known.learn_wire(opens);
+        let work = move |folders: &Folders| known.keep(folders).map(|()| folders.survey());
+        let drives = self.blocking(work).await.map_err(conflict)?;
+        let (drives, opens) = (to_wire(&drives), self.opens.to_wire());
+        Ok(v1::SurveyReply { node: self.url.clone(), drives, opens })
     }
 
     async fn propose(&self, document: Bytes) -> Result<(), DriveError> {
@@ -191,11 +198,12 @@ impl Member {
                 NodeSurvey { url: local.url.clone(), drives: Ok(drives) }
             }
             Self::Peer(peer) => {
-                let drives = match tokio::time::timeout(SURVEY_TIMEOUT, peer.survey()).await {
-                    Ok(Ok(reply)) => Ok(from_wire(reply.drives)),
-                    Ok(Err(error)) => Err(peer.why_down().unwrap_or_else(|| error.to_string())),
-                    Err(_) => Err("it does not answer".to_owned()),
-                };
+                let drives =
+                    match tokio::time::timeout(SURVEY_TIMEOUT, peer.survey(Vec::new())).await {
+                        Ok(Ok(reply)) => Ok(from_wire(reply.drives)),
+                        Ok(Err(error)) => Err(peer.why_down().unwrap_or_else(|| error.to_string())),
+                        Err(_) => Err("it does not answer".to_owned()),
+                    };
                 NodeSurvey { url: peer.name().to_owned(), drives }
             }
         }

@@ -8,6 +8,7 @@
 //! | `/_admin/v1/object?bucket=&key=` | [`ObjectView`] |
 //! | `/_admin/v1/heal` | [`HealView`] of the node asked |
 //! | `/_admin/v1/scrub` | [`ScrubView`] of the drives of all nodes |
+//! | `/_admin/v1/quarantine` | [`QuarantineView`] of the node asked |
 //!
 //! `POST` changes something at the node asked, and answers one line of text:
 //!
@@ -18,6 +19,7 @@
 //! | `/_admin/v1/scrub/start`, `/scrub/pause`, `/scrub/resume` | the drives of all nodes read every live byte again |
 //! | `/_admin/v1/scrub/rate?bytes=` | how fast each drive reads, bytes a second |
 //! | `/_admin/v1/drive/offline?drive=`, `/online`, `/replace` | a drive of the node asked |
+//! | `/_admin/v1/quarantine/restore?register=` | tries at once to restore what the node asked has on record |
 //! | `/_admin/v1/set/recover?dead=ID,ID&set=` | gives up drives that are gone for good |
 //!
 //! The views are [`holdfast_types::view`], so that adminctl reads what the daemon writes.
@@ -28,7 +30,7 @@ use async_trait::async_trait;
 use holdfast_engine::{Engine, StoreError};
 use holdfast_types::{
     DriveId, ScrubOrder, SetIndex,
-    view::{ClusterView, HealView, ObjectView, ScrubView},
+    view::{ClusterView, HealView, ObjectView, QuarantineView, ScrubView},
 };
 use http::{Extensions, HeaderMap, HeaderValue, Method, Uri, header};
 use s3s::{Body, S3Request, S3Response, S3Result, route::S3Route};
@@ -61,6 +63,8 @@ pub enum AdminAction {
     DriveOnline(DriveId),
     /// Set a drive's files aside and make a new drive of its folder.
     DriveReplace(DriveId),
+    /// Try at once to restore a version that this node has on record, named as its row names it.
+    QuarantineRestore(String),
     /// Give up drives that are gone for good, more than the set can do without.
     SetRecover {
         /// The set.
@@ -89,6 +93,11 @@ pub trait AdminView: Send + Sync + 'static {
         ScrubView::default()
     }
 
+    /// Versions that this node knows to be short of good shards everywhere.
+    async fn quarantine(&self) -> QuarantineView {
+        QuarantineView::default()
+    }
+
     /// Changes something; one line on what was done.
     async fn act(&self, action: AdminAction) -> Result<String, StoreError> {
         let _ = action;
@@ -114,6 +123,10 @@ impl AdminView for Engine {
         Self::scrub(self, ScrubOrder::Status).await
     }
 
+    async fn quarantine(&self) -> QuarantineView {
+        self.quarantine_view().await
+    }
+
     async fn act(&self, action: AdminAction) -> Result<String, StoreError> {
         Ok(match action {
             AdminAction::Scrub(order) => told(&Self::scrub(self, order).await),
@@ -129,6 +142,7 @@ impl AdminView for Engine {
                 self.limit_rebuilds(bytes);
                 format!("rebuilding may bring {bytes} bytes a second (0: no bound)")
             }
+            AdminAction::QuarantineRestore(register) => self.restore_quarantined(&register).await?,
             AdminAction::SetRecover { set, dead } => {
                 let epoch = self.recover_set(set, &dead).await?.epoch.0;
                 format!(
@@ -178,6 +192,7 @@ impl S3Route for Route {
         let json = match request.uri.path() {
             "/_admin/v1/cluster" => serde_json::to_vec(&view.cluster().await),
             "/_admin/v1/scrub" => serde_json::to_vec(&view.scrub().await),
+            "/_admin/v1/quarantine" => serde_json::to_vec(&view.quarantine().await),
             "/_admin/v1/heal" => serde_json::to_vec(&view.heal().await),
             "/_admin/v1/drives" => serde_json::to_vec(&view.cluster().await.drives),
             "/_admin/v1/object" => {
@@ -211,6 +226,7 @@ fn action(uri: &Uri) -> S3Result<AdminAction> {
         "/_admin/v1/scrub/pause" => AdminAction::Scrub(ScrubOrder::Pause),
         "/_admin/v1/scrub/resume" => AdminAction::Scrub(ScrubOrder::Resume),
         "/_admin/v1/scrub/rate" => AdminAction::Scrub(ScrubOrder::Rate(number("bytes")?)),
+        "/_admin/v1/quarantine/restore" => AdminAction::QuarantineRestore(named(uri, "register")?),
         "/_admin/v1/drive/offline" => AdminAction::DriveOffline(drive()?),
         "/_admin/v1/drive/online" => AdminAction::DriveOnline(drive()?),
         "/_admin/v1/drive/replace" => AdminAction::DriveReplace(drive()?),

@@ -9,8 +9,9 @@ from conftest import BIN, run
 def report(*args, timeout=500, program="testbed"):
     """Exit status and JSON of a command that exits with 1 on a violation."""
     done = subprocess.run([str(BIN / program), *map(str, args), "--json"], capture_output=True, text=True, timeout=timeout)
-    assert done.returncode in (0, 1) and done.stdout.startswith("{"), f"{args}\n{done.stdout}\n{done.stderr[-4000:]}"
-    return done.returncode, json.loads(done.stdout)
+    assert done.returncode in (0, 1) and done.stdout[:1] in "{[", f"{args}\n{done.stdout}\n{done.stderr[-4000:]}"
+    found = json.loads(done.stdout)
+    return done.returncode, found[0] if isinstance(found, list) else found
 
 
 def needs_sabotage():
@@ -23,6 +24,7 @@ def test_a_minute_of_torture():
     code, found = report("torture", "--minutes", 0.75, "--seed", 11)
     assert (code, found["violations"]) == (0, []), json.dumps(found)
     assert found["checked"] > 300 and len(found["faults"]) >= 2, json.dumps(found)
+    assert found["scrub"]["shards"] > 100, json.dumps(found)
 
 
 @pytest.mark.parametrize("bug", ["read-below-quorum", "heal-stale-shard"])
@@ -59,6 +61,37 @@ def test_power_cuts_of_a_cluster():
     if found["skipped"]:
         pytest.skip(found["skipped"])
     assert (code, found["violations"], found["runs"]) == (0, [], 2), json.dumps(found)
+
+
+def section(folder, *args):
+    """A section of the record, bounded; its report, and the document."""
+    document = folder / "reliability.md"
+    code, found = report("reliability", "--evidence", folder / "evidence", "--document", document, "--commit", "ci", *args)
+    assert (code, found["violations"]) == (0, []), json.dumps(found)
+    assert "at commit ci" in document.read_text()
+    return found
+
+
+def test_rotten_blocks_are_found_and_healed_and_never_served(folder):
+    """Goal: item 4 of docs/reliability.md in small. Method: 160 blocks, two drives of each node in turn."""
+    found = section(folder, "--only", "rot", "--blocks", 160, "--rounds", 2)
+    assert found["blocks"] == 160 and found["found"] >= found["shards"] * 0.9 > 20, json.dumps(found)
+    assert found["reads"] > 100 and found["failed"] == 0 and found["last_pass"]["drives"] == 16, json.dumps(found)
+
+
+def test_a_wiped_drive_under_load_is_rebuilt_with_proof(folder):
+    """Goal: item 1 in small. Method: one wipe beside a light load."""
+    found = section(folder, "--only", "rebuild", "--megabytes", 60, "--wipes", 1, "--rate", 15, "--seconds", 4)
+    assert [one["versions"] >= found["objects"] for one in found["rebuilds"]] == [True], json.dumps(found)
+    assert found["during"]["requests"] > 0 and found["scrub"]["found"] == 0, json.dumps(found)
+
+
+def test_what_hangs_is_measured(folder):
+    """Goal: item 5 can be told. Method: both faults beside a light load; latencies of a busy machine are not judged."""
+    found = section(folder, "--only", "hang", "--rate", 15, "--seconds", 4)
+    assert [one["fault"] for one in found["faults"]] == ["one drive hung", "one node paused"], json.dumps(found)
+    for one in found["faults"]:
+        assert one["before"]["failed"] == one["mended"]["failed"] == 0 and one["after"]["requests"] > 20, json.dumps(found)
 
 
 def test_faults_of_drives_and_links(cluster):

@@ -11,9 +11,10 @@
 //! | [`fault`] | `testbed fault`: what may happen to nodes, drives and links |
 //! | [`torture`] | `testbed torture`: clients and faults, and a checker of all that was seen |
 //! | [`powercut`] | `testbed powercut`: power that goes under load, on real XFS |
-//! | [`reliability`] | `testbed reliability`: docs/reliability.md, made of their reports |
+//! | [`reliability`] | `testbed reliability`: all that must be survived, and docs/reliability.md made of it |
 //! | [`bench`] | `testbed bench`: load with verified content, latencies, the servers' CPU |
 //! | [`model`] | `testbed model`: the model checker of the register protocol |
+//! | [`admin`] | what operators ask of a cluster, for the commands above |
 //! | [`clock`] | the machine's clocks, for drives inside this process |
 //! | [`cluster`] | `cluster.json`, what the commands know of a cluster |
 //! | [`process`], [`health`], [`ports`] | daemons as processes, their readiness, their ports |
@@ -22,6 +23,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod admin;
 mod bench;
 mod certs;
 mod clock;
@@ -66,8 +68,8 @@ enum Command {
     /// The process that dies with the power.
     #[command(hide = true)]
     PowercutDrive(powercut::writer::Args),
-    /// Make docs/reliability.md of the reports of torture and power cuts.
-    Reliability(reliability::Args),
+    /// Bring about what must be survived, and make docs/reliability.md of what came of it.
+    Reliability(Box<reliability::Args>),
     /// Put load on a cluster and measure it, or compare two measurements.
     Bench(bench::Bench),
     /// Check the register protocol with the model checker.
@@ -83,7 +85,7 @@ fn main() -> ExitCode {
         Command::Torture(args) => torture::run(&args),
         Command::Powercut(args) => powercut::run(&args),
         Command::PowercutDrive(args) => powercut::writer::run(&args).map(|()| ExitCode::SUCCESS),
-        Command::Reliability(args) => reliability::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Reliability(args) => reliability::run(&args),
         Command::Bench(args) => bench::command(&args),
         Command::Model(args) => model::command(&args).map(as_exit),
     };

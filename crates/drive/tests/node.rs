@@ -69,6 +69,7 @@ fn seat(path: PathBuf, expected: Option<DriveId>) -> Seat {
 
 fn config(seats: Vec<Seat>, clock: &ManualClock) -> NodeConfig {
     NodeConfig {
+        remembered: Arc::new(|_| 0),
         name: "http://node1:9000".to_owned(),
         cluster: CLUSTER,
         seats,

@@ -121,6 +121,7 @@ async fn stage_with(operations: usize, options: DriveOptions) -> Stage {
     }
     let limits = NodeLimits { operations, io_threads: 2, ..NodeLimits::default() };
     let config = NodeConfig {
+        remembered: std::sync::Arc::new(|_| 0),
         name: "sim".to_owned(),
         cluster: CLUSTER,
         seats,

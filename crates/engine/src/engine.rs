@@ -17,6 +17,7 @@ use crate::{
     health::Health,
     knobs::Knobs,
     members::{Changes, Members},
+    quarantine::Quarantine,
     rebuild::Rebuilds,
     registry::Registry,
     report::REPORTS_MAX,
@@ -54,6 +55,7 @@ pub struct Engine {
     pub(crate) admission: Arc<Admission>,
     pub(crate) changes: Changes,
     pub(crate) rebuilds: Rebuilds,
+    pub(crate) quarantine: Quarantine,
 }
 
 /// Times a request starts again because the bucket or the set changed under it.
@@ -113,6 +115,7 @@ impl Engine {
             admission,
             changes,
             rebuilds: Rebuilds::default(),
+            quarantine: Quarantine::default(),
         });
         engine.start_workers();
         engine

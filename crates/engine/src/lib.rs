@@ -28,6 +28,7 @@
 //! | [`members`], `membership` | who is in a set, and how that changes |
 //! | [`rebuild`], `compare` | a drive that took a slot over gets what it should hold |
 //! | [`workers`], `heal` | the background: rolling forward, healing, purging |
+//! | `quarantine` | versions that too few good shards are left of, on record |
 //! | `round`, `task` | one message a node; where tasks are started |
 //! | `registry`, `buckets`, [`bucket_record`] | stamps of buckets; their life; what the registry holds |
 //! | `list`, [`list_merge`] | LIST over all sets; the pure merge behind it |
@@ -61,6 +62,7 @@ pub mod meta;
 mod object;
 #[cfg(test)]
 mod primitives_tests;
+mod quarantine;
 mod range;
 mod read;
 pub mod rebuild;

@@ -29,6 +29,7 @@ use crate::{
     compare::{Compared, Comparison},
     engine::Engine,
     error::StoreError,
+    quarantine::Entry,
     round::outdated,
     set::{SetHandle, describe},
     task,
@@ -369,6 +370,16 @@ impl Rebuild {
                 let key = String::from_utf8_lossy(&compared.key.name).into_owned();
                 let whole = compared.head().map_or(0, |head| compared.whole(head.operation).len());
                 let why = format!("too few shards are left to restore it: {error}");
+                if let Some(head) = compared.head().filter(|_| pass == Pass::Proof) {
+                    let entry = Entry {
+                        operation: head.operation,
+                        since_micros: self.engine.clock.wall_micros(),
+                        good: whole as u8,
+                        need: head.data_shards,
+                        why: why.clone(),
+                    };
+                    self.engine.quarantine.enter(compared.key.clone(), compared.version, entry);
+                }
                 self.note(|view| {
                     view.versions += 1;
                     view.short_count += 1;

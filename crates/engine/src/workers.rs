@@ -149,6 +149,7 @@ impl Engine {
                 sum.error = pass.error;
             }
         }
+        self.sweep_quarantine().await;
         sum
     }
 
@@ -247,6 +248,10 @@ impl Engine {
             }
             stamps.insert(current.id, *current);
         }
+        if let (Job::Heal, Err(error @ StoreError::BelowQuorum { .. })) = (job, &outcome) {
+            let (stamp, place) = (stamp_of(stamps, &chore.key), (&chore.key, chore.version));
+            self.suspect_lost(set, stamp, place, chore.operation, error).await;
+        }
         match outcome {
             Ok(Worked::Done) => pass.done += 1,
             Ok(Worked::Later) => pass.left += 1,
@@ -268,7 +273,7 @@ fn is_of_slot(job: Job, set: &SetHandle, chore: &Chore, slot: usize) -> bool {
 
 /// The stamp under which a chore's requests go out. A worker knows keys, not buckets: it begins below
 /// every epoch, and drives that know the bucket name the current one.
-fn stamp_of(stamps: &BTreeMap<BucketId, BucketStamp>, key: &RegisterKey) -> BucketStamp {
+pub(crate) fn stamp_of(stamps: &BTreeMap<BucketId, BucketStamp>, key: &RegisterKey) -> BucketStamp {
     if key.bucket == BucketId::NIL {
         return BucketStamp::REGISTRY;
     }
@@ -291,6 +296,9 @@ async fn work(engine: Weak<Engine>, job: Job, node: NodeIndex, every: Duration) 
         };
         report(WorkerState::Busy, &Pass::default(), done);
         let pass = engine.pass(job, node, sweep).await;
+        if job == Job::Heal && sweep {
+            engine.sweep_quarantine().await;
+        }
         done += pass.done;
         let state = if pass.left > 0 { WorkerState::Throttled } else { WorkerState::Idle };
         report(state, &pass, done);

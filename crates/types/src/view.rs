@@ -279,6 +279,48 @@ pub struct ScrubPassView {
     pub bytes_missed: u64,
 }
 
+/// Versions that a node knows to be short of good shards everywhere.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct QuarantineView {
+    /// The node's URL.
+    pub node: String,
+    /// Those on record.
+    pub entries: Vec<QuarantineRow>,
+    /// How often one was not entered since the start, for the record was full.
+    pub refused: u64,
+    /// Why the node said nothing; empty when it did.
+    pub error: String,
+}
+
+/// A version that all drives together cannot restore.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct QuarantineRow {
+    /// Names it in requests: its register, in hexadecimal digits.
+    pub register: String,
+    /// Its bucket; the bucket's id when the name is not known.
+    pub bucket: String,
+    /// Its key.
+    pub key: String,
+    /// The part, of an upload that is not completed.
+    pub part: Option<u32>,
+    /// Its version; `null` in unversioned buckets.
+    pub version: String,
+    /// The operation that wrote it.
+    pub operation: String,
+    /// Its set.
+    pub set: u32,
+    /// Good shards that all drives together have.
+    pub good: u32,
+    /// Shards that its bytes need.
+    pub need: u32,
+    /// Since when that is known, in seconds since 1970.
+    pub since: u64,
+    /// What the last try failed on.
+    pub why: String,
+}
+
 /// A version that lacks shards.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -5,7 +5,7 @@
 //! pad's length is prime: no two blocks or stripes of an object hold the same bytes, and swapped or
 //! repeated ones are seen.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use rand::{RngCore as _, SeedableRng as _};
@@ -38,6 +38,40 @@ impl Content {
         let start = xxh3_64_with_seed(key.as_bytes(), self.seed) % PAD_BYTES as u64;
         Window { pad: self.pad.clone(), at: start as usize, left: size }
     }
+}
+
+/// Bytes between two places of the pad that [`Pieces`] knows.
+const STRIDE: usize = 64;
+
+/// Bytes by which it knows them.
+const SAMPLE: usize = 8;
+
+/// Tells whether bytes that were found somewhere are a piece of some object, and which piece of the pad.
+pub struct Pieces {
+    pad: Bytes,
+    places: HashMap<[u8; SAMPLE], usize>,
+}
+
+impl Pieces {
+    /// Pieces of the objects of `content`.
+    pub fn of(content: &Content) -> Self {
+        let pad = content.pad.clone();
+        let known = (0..pad.len() - SAMPLE).step_by(STRIDE);
+        let places = known.map(|at| (sample(&pad[at..]), at)).collect();
+        Self { pad, places }
+    }
+
+    /// Where in the pad `bytes` are, all of them; `None` when they are not there, or beyond its end.
+    pub fn find(&self, bytes: &[u8]) -> Option<usize> {
+        let offsets = 0..STRIDE.min(bytes.len().saturating_sub(SAMPLE));
+        let begins = offsets
+            .filter_map(|offset| self.places.get(&sample(&bytes[offset..]))?.checked_sub(offset));
+        begins.into_iter().find(|begin| self.pad.get(*begin..begin + bytes.len()) == Some(bytes))
+    }
+}
+
+fn sample(bytes: &[u8]) -> [u8; SAMPLE] {
+    bytes[..SAMPLE].try_into().expect("whoever samples has as many bytes")
 }
 
 /// The rest of one object's bytes.
@@ -114,6 +148,24 @@ mod tests {
         let bytes = whole(one.of("k", 1000));
         assert!(bytes != whole(one.of("l", 1000)) && bytes != whole(other.of("k", 1000)));
         assert!(!one.of("l", 1000).matches(&bytes));
+    }
+
+    /// Goal: a piece of an object is told from anything else, at any offset. Method: pieces of an object; one
+    /// with a byte changed at its end; zeros.
+    #[test]
+    fn pieces_of_objects_are_found() {
+        let content = Content::new(3);
+        let pieces = Pieces::of(&content);
+        let bytes = whole(content.of("k", 100_000));
+        for at in [0, 1, 63, 64, 65, 50_001] {
+            let mut piece = bytes[at..at + 4096].to_vec();
+            let found = pieces.find(&piece).expect("it is one");
+            assert!(content.pad[found..found + 4096] == piece);
+            piece[4095] ^= 1;
+            assert_eq!(pieces.find(&piece), None);
+        }
+        assert_eq!(pieces.find(&[0; 4096]), None);
+        assert_eq!(pieces.find(&[0; 3]), None);
     }
 
     /// Goal: every wrong byte, missing byte and byte too many is seen, however the bytes arrive.

@@ -82,7 +82,7 @@ async fn cut_all(args: &Args, home: &Path, cluster: &Cluster, rig: &mut Rig) -> 
             break;
         }
     }
-    torture::settle::full_width(&shared).await;
+    torture::settle::scrub_to_full_width(&shared).await;
     torture::settle::read_all(&shared, args.seed).await;
     report.checked = torture::settle::check_all(&shared) as u64;
     report.read = shared.book.counts().operations;

@@ -110,6 +110,7 @@ impl Subject {
         }
         let seat = named.clone();
         let config = NodeConfig {
+            remembered: Arc::new(|_| 0),
             name: "http://power:9000".to_owned(),
             cluster: CLUSTER,
             seats: vec![Seat {

@@ -106,8 +106,10 @@ pub struct Report {
     pub bucket_lives: usize,
     /// Faults brought about, by kind.
     pub faults: faults::Done,
-    /// Seconds from the last fault to full width.
+    /// Seconds from the last fault to full width: after the scrubs.
     pub full_width_seconds: f64,
+    /// The scrubs of all drives at the end.
+    pub scrub: settle::Scrubbed,
     /// Why there was no answer that says what happened: how often.
     pub causes: std::collections::BTreeMap<String, u64>,
     /// What must not be.
@@ -238,7 +240,7 @@ async fn torture(args: &Args, dir: &Path) -> Result<Report> {
     }
     let (faults, bucket_lives) = (faults.await?, lives.await?);
     let counts = shared.book.counts();
-    let full_width = settle::full_width(&shared).await;
+    let scrub = settle::scrub_to_full_width(&shared).await;
     settle::read_all(&shared, args.seed).await;
     let keys = shared.book.keys().len();
     let events = settle::check_all(&shared);
@@ -256,7 +258,8 @@ async fn torture(args: &Args, dir: &Path) -> Result<Report> {
         keys,
         bucket_lives,
         faults,
-        full_width_seconds: full_width.as_secs_f64(),
+        full_width_seconds: scrub.seconds,
+        scrub,
         causes: shared.book.causes(),
         violations: shared.book.violations(),
     })

@@ -1,5 +1,5 @@
-//! After the last fault: everything must come to full width, every node must tell the same, and every
-//! history must be explained.
+//! After the last fault: a scrub of every drive, for what nobody reads rots unseen; then everything must come
+//! to full width, every node must tell the same, and every history must be explained.
 
 use std::{
     collections::BTreeSet,
@@ -10,20 +10,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::StatusCode;
-use serde_json::Value as Json;
-
 use super::{
     book::{KeyLog, key_name},
     checker::{
         Verdict, check,
         key::{Key, anonymous},
     },
-    client::{Outcome, Shared, Worker},
+    client::{Shared, Worker},
 };
+use crate::admin::{Admin, Passes};
 
 /// Everything is at full width this long after the last fault, or something is never repaired.
 const FULL_WIDTH_WITHIN: Duration = Duration::from_secs(180);
+
+/// Scrubs at the end: the first finds what rotted, and what it found is restored before the second, which
+/// finds nothing. One more is for a shard that rotted in the first one's wake.
+const SCRUBS_MAX: u32 = 3;
 
 /// Readers at the end.
 const READERS: usize = 8;
@@ -31,16 +33,59 @@ const READERS: usize = 8;
 /// Partial orders looked at for one key.
 const NODES_MAX: usize = 4_000_000;
 
+/// What the scrubs at the end came to.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+pub struct Scrubbed {
+    /// Scrubs of all drives.
+    pub scrubs: u32,
+    /// Shards that the last one read.
+    pub shards: u64,
+    /// Their bytes, and those of runs.
+    pub bytes: u64,
+    /// Shards found rotten by all of them.
+    pub found: u64,
+    /// Seconds from the first one's order to full width after the last.
+    pub seconds: f64,
+}
+
+/// Scrubs every drive and waits for full width, until a scrub finds nothing rotten: then every live byte of
+/// every drive is what was written.
+pub async fn scrub_to_full_width(shared: &Arc<Shared>) -> Scrubbed {
+    let begin = Instant::now();
+    let mut admin = Admin::new(&shared.targets);
+    let mut scrubbed = Scrubbed::default();
+    while scrubbed.scrubs < SCRUBS_MAX {
+        let passes = match admin.scrub().await {
+            Ok(passes) => passes,
+            Err(why) => {
+                shared.book.violation(why);
+                Passes::default()
+            }
+        };
+        scrubbed.scrubs += 1;
+        (scrubbed.shards, scrubbed.bytes) = (passes.shards, passes.bytes);
+        scrubbed.found += passes.found;
+        full_width(shared).await;
+        if passes.found == 0 {
+            scrubbed.seconds = begin.elapsed().as_secs_f64();
+            return scrubbed;
+        }
+    }
+    shared.book.violation(format!("{SCRUBS_MAX} scrubs, and the last one found rot: {scrubbed:?}"));
+    scrubbed
+}
+
 /// Waits for full width; how long it took.
 pub async fn full_width(shared: &Arc<Shared>) -> Duration {
     let begin = Instant::now();
     let mut short: Vec<(usize, usize)> = shared.book.keys();
     let mut why = String::new();
-    let mut worker = Worker::admin(shared.clone());
+    let mut admin = Admin::new(&shared.targets);
     while !short.is_empty() && begin.elapsed() < FULL_WIDTH_WITHIN {
         let mut left = Vec::new();
         for (group, key) in short {
-            if let Some(cause) = lacks(&mut worker, &shared.targets[0].bucket, group, key).await {
+            let name = key_name(group, key);
+            if let Some(cause) = admin.lacks(&shared.targets[0].bucket, &name).await {
                 why = cause;
                 left.push((group, key));
             }
@@ -56,32 +101,6 @@ pub async fn full_width(shared: &Arc<Shared>) -> Duration {
         shared.book.violation(format!("{count} keys short after {seconds} s, the last: {why}"));
     }
     begin.elapsed()
-}
-
-/// What a key lacks at full width, as `adminctl object locate` tells; `None` when it has everything, or
-/// is not there.
-async fn lacks(worker: &mut Worker, bucket: &str, group: usize, key: usize) -> Option<String> {
-    let name = key_name(group, key);
-    let query = [("bucket", bucket), ("key", &*name)];
-    let asked = worker.look("v1/object", &query).await;
-    let Outcome::Answered { answer, .. } = asked else {
-        return Some(format!("{name}: cannot be located"));
-    };
-    if answer.status == StatusCode::NOT_FOUND {
-        return None;
-    }
-    let view: Json = serde_json::from_slice(&answer.body).unwrap_or_default();
-    let shards = view["shards"].as_array().cloned().unwrap_or_default();
-    let missing: Vec<String> = shards
-        .iter()
-        .filter(|shard| shard["state"] != "present")
-        .map(|shard| format!("shard {} on {}: {}", shard["shard"], shard["path"], shard["state"]))
-        .collect();
-    match (shards.is_empty(), missing.is_empty()) {
-        (false, true) => None,
-        (true, _) => Some(format!("{name}: {} {}", answer.status, answer.message)),
-        (false, false) => Some(format!("{name}: {}", missing.join(", "))),
-    }
 }
 
 /// Every key from every node, and every group's list.

@@ -8,8 +8,7 @@
 //!            tick       -> background jobs
 //! ```
 //!
-//! INV-DRIVE-GATE: no answer leaves before every record it looked at is durable, Settle, Purge and
-//! Move excepted: they repeat what is already safe.
+//! INV-DRIVE-GATE: no answer leaves before every record it looked at is durable, but for what repeats the safe: Settle, Purge, Move.
 //! INV-DRIVE-REPLAY: the state after a restart follows from the log by the code that made it.
 //! INV-DRIVE-FENCE: after a failed sync nothing is answered but facts.
 //!
@@ -99,12 +98,13 @@ use read::Reply;
 use volatile::Volatile;
 use waiting::Waits;
 
-/// Sizes and bounds of a drive. The defaults suit real drives and laptops alike: a first start writes
-/// two segments and, with the first large shard, one small volume.
+/// Sizes and bounds of a drive, for real ones and laptops: a first start writes two segments, the first large shard a small volume.
 #[derive(Clone, Debug)]
 pub struct DriveOptions {
     /// The cluster that opens it; a drive of another one is refused. `None` opens any.
     pub cluster: Option<ClusterId>,
+    /// How often others know it was opened: an opening not behind those is of an older drive, its memory is lost (INV-MEMBER-3).
+    pub opened_before: u64,
     /// Bytes of a log segment.
     pub segment_bytes: u64,
     /// Segments written when a drive is formatted.
@@ -139,6 +139,7 @@ impl Default for DriveOptions {
     fn default() -> Self {
         Self {
             cluster: None,
+            opened_before: 0,
             segment_bytes: 16 << 20,
             segments_first: 2,
             segments_spare: 2,
@@ -333,8 +334,7 @@ impl Drive {
         self.checkpoint_may_begin(outcome.number);
     }
 
-    /// Writes every pending batch here and now: for tests, and for a shutdown that leaves no Settle
-    /// behind.
+    /// Writes every pending batch here and now: for tests, and for a shutdown that leaves no Settle behind.
     pub fn flush(&mut self) {
         self.log.hurry();
         while let Some(job) = self.take_batch() {

@@ -126,6 +126,7 @@ impl Drive {
         mark_volumes(&table, &volumes, &*disk)?;
         let volumes = Arc::new(volumes);
         let open_count = table.facts.open_count.max(replayed.generation) + 1;
+        check_age(&*disk, open_count, options.opened_before)?;
         let gate = Arc::new(Gate::new(identity.drive, replayed.end.batch - 1));
         let facts = table.facts;
         let log = writer(&identity, &options, &background, &table, replayed, open_count);
@@ -184,6 +185,20 @@ impl Drive {
         self.flush();
         self.gate.fenced().map_or(Ok(()), |cause| Err(DriveFault::Fenced { path, cause }))
     }
+}
+
+/// Refuses a drive that is older than others remember it, before anything is written: an opening that counted
+/// would hide it from the next one.
+fn check_age(disk: &dyn Disk, open_count: u64, opened_before: u64) -> Result<(), DriveFault> {
+    if open_count > opened_before {
+        return Ok(());
+    }
+    let path = disk.name().to_owned();
+    let cause = format!(
+        "it is older than the others remember it: this is its opening {open_count}, they know of \
+         {opened_before}; was a copy put back?"
+    );
+    Err(DriveFault::Amnesic { path, cause })
 }
 
 /// Reads and checks the identity.

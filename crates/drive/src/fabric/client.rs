@@ -108,12 +108,14 @@ impl RemoteNode {
         session.map(|session| session.peer.clone()).map_err(|fault| self.failed(&fault))
     }
 
-    /// What is on the node's drives, before there is a layout.
+    /// What is on the node's drives, before there is a layout; `opens` tells how often the caller's own drives
+    /// were opened, which the node keeps before it answers.
     ///
     /// # Errors
-    /// When the node cannot be asked.
-    pub async fn survey(&self) -> Result<v1::SurveyReply, DriveError> {
-        self.startup(|mut client| async move { client.survey(v1::SurveyRequest {}).await }).await
+    /// When the node cannot be asked, or could not keep it.
+    pub async fn survey(&self, opens: Vec<v1::DriveOpens>) -> Result<v1::SurveyReply, DriveError> {
+        let request = v1::SurveyRequest { opens };
+        self.startup(|mut client| async move { client.survey(request).await }).await
     }
 
     /// Asks the node to keep a proposed layout on all its drives: step one of formatting.

@@ -27,8 +27,8 @@ use crate::{api::DriveError, node::Node};
 /// What a node does for its peers before there is a layout. Implemented by the daemon.
 #[async_trait]
 pub trait Startup: Send + Sync + 'static {
-    /// What is on the drives of this node.
-    async fn survey(&self) -> Result<v1::SurveyReply, DriveError>;
+    /// What is on the drives of this node. How often the asker's drives were opened is kept durably first.
+    async fn survey(&self, opens: Vec<v1::DriveOpens>) -> Result<v1::SurveyReply, DriveError>;
 
     /// Keeps a proposed layout on every drive of this node, durably.
     async fn propose(&self, document: Bytes) -> Result<(), DriveError>;

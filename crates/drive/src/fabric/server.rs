@@ -194,9 +194,9 @@ impl Control for Adapter {
 impl v1::startup_server::Startup for Adapter {
     async fn survey(
         &self,
-        _: Request<v1::SurveyRequest>,
+        request: Request<v1::SurveyRequest>,
     ) -> Result<Response<v1::SurveyReply>, Status> {
-        let surveyed = self.0.startup().survey().await;
+        let surveyed = self.0.startup().survey(request.into_inner().opens).await;
         surveyed.map(Response::new).map_err(|error| status_of(&error))
     }
 

@@ -102,6 +102,8 @@ pub struct NodeConfig {
     pub seats: Vec<Seat>,
     /// Sizes of a drive.
     pub options: DriveOptions,
+    /// How often a drive was opened by the word of others.
+    pub remembered: Remembered,
     /// Sizes of the node.
     pub limits: NodeLimits,
     /// Arbiters for the drives; one for every four drives when `None`.
@@ -109,6 +111,9 @@ pub struct NodeConfig {
     /// Time.
     pub clock: Arc<dyn Clock>,
 }
+
+/// How often a drive was opened by the word of others: see [`DriveOptions::opened_before`].
+pub type Remembered = Arc<dyn Fn(DriveId) -> u64 + Send + Sync>;
 
 /// Where a seat's drive is in its life.
 enum Status {

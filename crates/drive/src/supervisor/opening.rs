@@ -100,11 +100,12 @@ impl Opening {
         let disk = (self.seat.disk)().map_err(|e| {
             refuse(&format_args!("open drive {path}: {e}; is its file system mounted?"))
         })?;
+        let mut options = self.options(&*disk);
         // Before anything is written: a drive that is not ours stays as it is.
         if let Some(found) = Identity::load(&*disk)? {
             self.claim(found.drive)?;
+            options.opened_before = (self.config.remembered)(found.drive);
         }
-        let options = self.options(&*disk);
         let clock = self.config.clock.clone();
         let drive = Drive::open(disk, options, clock)?;
         let limits = &self.config.limits;

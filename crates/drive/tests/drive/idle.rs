@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use holdfast_drive::{
-    Drive, DriveFault,
+    Drive, DriveFault, DriveOptions,
     disk::{Access, Disk},
     disk_sim::SimDisk,
 };
+
+use holdfast_types::seam::ManualClock;
 
 use crate::rig::*;
 
@@ -70,4 +72,23 @@ fn rot_of_the_last_records_is_lost_memory() {
     let rotten = disk.fork();
     rotten.rot(path, offset + 20, 1);
     assert_eq!(open(&rotten), Ok(()), "a batch without records loses nothing");
+}
+
+/// Goal: a drive that is older than others remember it is refused, and the refusal leaves no trace that would let it in the
+/// next time (INV-MEMBER-3). Method: its last opening is known to others as the next one, then as the last; three tries.
+#[test]
+fn a_drive_that_is_older_than_it_was_is_refused() {
+    let (disk, rig) = Rig::sim();
+    let opens = rig.drive.facts().open_count;
+    drop(rig);
+    let open = |opened_before| {
+        let options = DriveOptions { opened_before, ..options() };
+        let clock = Arc::new(ManualClock::at(START_MICROS));
+        Drive::open(Arc::new(disk.clone()), options, clock)
+    };
+    for _ in 0..3 {
+        assert!(matches!(open(opens + 1), Err(DriveFault::Amnesic { .. })));
+    }
+    let drive = open(opens).expect("nobody knows of a later opening");
+    assert_eq!(drive.facts().open_count, opens + 1);
 }

@@ -73,7 +73,10 @@ async fn a_batch_beyond_a_message_goes_in_several() {
 async fn startup_calls_carry_documents_and_typed_errors() {
     let server = Server::start().await;
     let client = server.client();
-    assert_eq!(client.survey().await.expect("answered").node, "double");
+    let opens =
+        vec![holdfast_proto::v1::DriveOpens { drive: Bytes::from_static(&[7; 16]), opens: 3 }];
+    let surveyed = client.survey(opens.clone()).await.expect("answered");
+    assert_eq!((surveyed.node.as_str(), surveyed.opens), ("double", opens));
     client.propose(Bytes::from_static(b"layout")).await.expect("kept");
     assert_eq!(*server.papers.0.lock(), ["layout"]);
     let refused = client.commit(Bytes::new()).await.expect_err("refused");

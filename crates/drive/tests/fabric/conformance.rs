@@ -50,6 +50,7 @@ fn seat(root: &std::path::Path, n: u128) -> Seat {
 async fn a_remote_node_is_a_node() {
     let dir = tempfile::tempdir().expect("a folder");
     let handle = start_supervisor(NodeConfig {
+        remembered: std::sync::Arc::new(|_| 0),
         name: "http://node1:9000".to_owned(),
         cluster: CLUSTER,
         seats: (1..=DRIVES).map(|n| seat(dir.path(), n)).collect(),

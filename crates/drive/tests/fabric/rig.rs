@@ -39,8 +39,8 @@ pub struct Papers(pub Mutex<Vec<Bytes>>);
 
 #[async_trait]
 impl Startup for Papers {
-    async fn survey(&self) -> Result<v1::SurveyReply, DriveError> {
-        Ok(v1::SurveyReply { node: "double".to_owned(), drives: Vec::new() })
+    async fn survey(&self, opens: Vec<v1::DriveOpens>) -> Result<v1::SurveyReply, DriveError> {
+        Ok(v1::SurveyReply { node: "double".to_owned(), drives: Vec::new(), opens })
     }
 
     async fn propose(&self, document: Bytes) -> Result<(), DriveError> {

@@ -7,6 +7,7 @@ mod healing;
 mod holes;
 mod members;
 mod objects;
+mod quarantine;
 mod reads;
 
 use std::sync::Arc;
