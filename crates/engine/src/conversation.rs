@@ -128,6 +128,12 @@ impl<M: Machine> Conversation<M> {
         Self { leaves_stuck: true, ..self }
     }
 
+    /// What is to be written: from now on the same, if it `may_begin_again`.
+    pub(crate) fn stage(&mut self, staged: Arc<Staged>, may_begin_again: bool) {
+        self.leaves_stuck = may_begin_again && staged.is_reshapable();
+        self.staged = Some(staged);
+    }
+
     /// Whether the drives said why beginning again would not help: they are full, or bucket or set
     /// are others.
     pub(crate) const fn is_hopeless(&self) -> bool {

@@ -72,6 +72,11 @@ impl Staged {
         !matches!(self.draft.data, Data::Uploaded(_))
     }
 
+    /// Whether the set as it stands now asks for another shape.
+    pub(crate) fn is_misshaped(&self, set: &SetShared) -> bool {
+        self.geometry.has_data() && set.width(self.geometry.size) != self.geometry.data_shards
+    }
+
     /// The entry under a ballot the writer draws for it.
     pub(crate) fn entry(&self, ballot: Ballot) -> Entry {
         Entry {

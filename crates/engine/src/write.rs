@@ -25,7 +25,7 @@ use crate::{
 
 /// Times a write whose body is at hand is begun: shaped for a set that lost drives, or finished after
 /// drives vanished in its midst.
-const BEGINNINGS_MAX: u32 = 4;
+pub(crate) const BEGINNINGS_MAX: u32 = 4;
 
 impl SetHandle {
     /// Writes an entry, whatever is there. Answers the order it took: its place among the key's
@@ -117,7 +117,7 @@ impl Writing<'_> {
                 Ok(Outcome::Written(entry.order))
             }
             // Nothing was written. The set may be narrower than thought: shape the body for it.
-            Err(Failure::Unavailable { .. }) if again && self.is_misshaped(&staged) => {
+            Err(Failure::Unavailable { .. }) if again && staged.is_misshaped(self.set) => {
                 Ok(Outcome::Again(staged.draft.clone()))
             }
             Err(failure @ Failure::Unknown { .. }) if again => {
@@ -148,7 +148,7 @@ impl Writing<'_> {
         unknown: Option<&(Blind, Arc<Staged>, StoreError)>,
     ) -> Result<Arc<Staged>, StoreError> {
         let draft = match unknown {
-            Some((_, staged, _)) if !self.is_misshaped(staged) => return Ok(staged.clone()),
+            Some((_, staged, _)) if !staged.is_misshaped(self.set) => return Ok(staged.clone()),
             Some(_) => {
                 let operation = OperationId::draw(self.set.random.as_ref());
                 Draft { operation, ..draft }
@@ -156,10 +156,5 @@ impl Writing<'_> {
             None => draft,
         };
         Ok(Arc::new(Staged::new(self.set, self.scope, self.route, draft).await?))
-    }
-
-    fn is_misshaped(&self, staged: &Staged) -> bool {
-        let geometry = staged.geometry;
-        geometry.has_data() && self.set.width(geometry.size) != geometry.data_shards
     }
 }

@@ -14,12 +14,14 @@
 //!            `--- higher ballot
 //! With traces left, Prepare first asks whether one of the own operations took effect, or heads the
 //! key and can be adopted: then it is Written.
+//! again: as with traces left; an earlier shape that heads the key is replaced in its place (ADR 0011)
 //! ```
 //!
 //! An open head is always adopted before the caller sees it, so no decision rests on what may not have
 //! happened, and no operation has to remember which others it absorbed (ADR 0003).
 
 mod accepting;
+mod again;
 mod driving;
 
 use holdfast_types::{Ballot, Entry, OperationId, VersionId};
@@ -92,6 +94,8 @@ pub struct Conditional {
     seal: OperationId,
     /// Operations that may have left traces, oldest first; the last one may be on its way.
     attempts: Vec<Attempt>,
+    /// The shape it goes on in, once it was begun again.
+    shape: Option<again::Shape>,
     dirty: bool,
     first: Option<Ballot>,
     attempt: u32,
@@ -146,6 +150,7 @@ impl Conditional {
             subject,
             seal,
             attempts: Vec::new(),
+            shape: None,
             dirty: false,
             first: None,
             attempt: 0,
@@ -328,6 +333,10 @@ impl Conditional {
     ) -> Step<DecideOutcome> {
         let attempt = self.attempts[index].clone();
         match judge(Basis::Prepare, self.drives.quorum, &round.answers, self.version) {
+            // In another shape it has a place among the key's versions that a new one would not have.
+            Judgement::Found(head) if self.is_reshaped(head.entry.operation) => {
+                self.fail(head.entry.data_shards(), head.shards.count())
+            }
             Judgement::Found(head) if head.entry.operation == attempt.entry.operation => {
                 self.confirm(round, ballot, head, index, by_us)
             }
@@ -352,6 +361,9 @@ impl Conditional {
         let need = self.drives.quorum.acknowledged(head.entry.data_shards());
         if by_us && head.verdict == Verdict::Settled && head.shards.count() >= need {
             return self.end(Tail::known(&head), Ok(Decided::Written(head.entry)));
+        }
+        if let Some(step) = self.take_place(ballot, &head) {
+            return step;
         }
         if !by_us {
             self.attempts[index].ballots.push(ballot);

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use holdfast_register::{
-    Blind, Conditional, Drives, HolderMask, Read, Resolve, Subject, Target, resolve::Reach,
+    Blind, Candidate, Conditional, Drives, HolderMask, Read, Resolve, Subject, Target,
+    resolve::Reach,
 };
 use holdfast_types::{Ballot, Entry, EntryKind, Geometry, OperationId, VersionId};
 
@@ -42,6 +43,11 @@ pub fn shapes_of(id: Id) -> impl Iterator<Item = OperationId> {
 /// The place in the history of an operation.
 pub fn id_of(operation: OperationId) -> Id {
     (operation.0 % SHAPE).wrapping_sub(1) as usize
+}
+
+/// The value a candidate stands for.
+pub fn value_of(candidate: &Candidate) -> Option<Id> {
+    (candidate.entry.kind == EntryKind::Put).then(|| id_of(candidate.entry.operation))
 }
 
 /// Whether an operation is of a client, and no seal.
@@ -133,29 +139,46 @@ impl World {
         }
     }
 
-    /// A blind write of unknown effect is begun again: for the drives that are known to be up by then,
+    /// A write of unknown effect is begun again: for the drives that are known to be up by then,
     /// in another shape as often as not (ADR 0011). With the planted bug it forgets its earlier shapes.
     pub fn again(&mut self, at: usize, id: Id) -> Option<AnyMachine> {
-        let AnyMachine::Blind(machine) = self.tasks[at].machine.clone() else { return None };
+        let machine = self.tasks[at].machine.clone();
         if !self.config.drawn || self.tasks[at].shape + 1 >= SHAPES_MAX || self.rng.chance(30) {
             return None;
         }
         let drives = self.known_drives();
         let (version, mut entry) = self.draft(id, self.history.ops[id].ask, drives);
-        let shape = (0..self.tasks[at].shape).fold(entry.operation, |op, _| reshaped(op));
+        let shape = self.in_shape(at, entry.operation);
         entry.operation = shape;
         if entry.geometry.has_data() {
             self.tasks[at].shape += 1;
             entry.operation = reshaped(shape);
         }
         self.tasks[at].drives = drives;
+        let up = drives.up;
         self.say(|| {
             format!("{id} is begun again as {:?} with {:016b}", entry.operation, drives.up.0)
         });
-        Some(AnyMachine::Blind(match self.bug {
-            Some(Bug::ForgetShapes) => Blind::new(drives, version, entry, drives.up),
-            _ => machine.again(drives, entry, drives.up),
-        }))
+        Some(match (machine, self.bug) {
+            (AnyMachine::Blind(_), Some(Bug::ForgetShapes)) => {
+                AnyMachine::Blind(Blind::new(drives, version, entry, up))
+            }
+            // The planted bug forgets what its condition was decided for as well.
+            (AnyMachine::Conditional(_), Some(Bug::ForgetShapes)) => {
+                let seal = self.next_seal();
+                AnyMachine::Conditional(Conditional::new(drives, version, Subject::Latest, seal))
+            }
+            (AnyMachine::Blind(machine), _) => AnyMachine::Blind(machine.again(drives, entry, up)),
+            (AnyMachine::Conditional(machine), _) => {
+                AnyMachine::Conditional(machine.again(drives, entry, up))
+            }
+            (AnyMachine::Read(_) | AnyMachine::Resolve(_), _) => return None,
+        })
+    }
+
+    /// An operation in the shape that its task has come to.
+    pub fn in_shape(&self, at: usize, operation: OperationId) -> OperationId {
+        (0..self.tasks[at].shape).fold(operation, |op, _| reshaped(op))
     }
 
     /// A read that asks the drives in some order.

@@ -10,7 +10,7 @@ use holdfast_register::{
 use holdfast_types::{Ballot, EntryKind, HybridTime, OperationId, WriterId};
 
 use super::{
-    actors::{id_of, is_clients, operation_of, shapes_of},
+    actors::{id_of, is_clients, operation_of, shapes_of, value_of},
     bugs::Bug,
     config::Settles,
     drive::Request,
@@ -119,7 +119,8 @@ impl World {
             return step;
         }
         let drives = self.tasks[at].drives;
-        let (_, entry) = self.draft(id, ask, drives);
+        let (_, mut entry) = self.draft(id, ask, drives);
+        entry.operation = self.in_shape(at, entry.operation);
         let write = Decision::Write { entry, own: drives.up, keeps_order: false };
         self.tasks[at].machine.on_decision(write)
     }
@@ -224,13 +225,14 @@ impl World {
                 self.thin_settle(at, id);
                 Told::Open
             }
-            Ended::Write(outcome) => {
-                let unknown = matches!(outcome, Err(Failure::Unknown { .. }));
-                if unknown && let Some(machine) = self.again(at, id) {
+            Ended::Write(Err(Failure::Unknown { .. }))
+            | Ended::Decide(Err(Failure::Unknown { .. })) => {
+                if let Some(machine) = self.again(at, id) {
                     return self.replace(at, machine);
                 }
-                write_told(outcome.map(|_| Told::Done))
+                Told::Open
             }
+            Ended::Write(outcome) => write_told(outcome.map(|_| Told::Done)),
             Ended::Decide(Ok(Decided::Kept)) => Told::Kept(self.tasks[at].saw),
             Ended::Decide(outcome) => write_told(outcome.map(|_| Told::Done)),
             Ended::Read(Ok(Seen::Open(head))) if self.bug == Some(Bug::SkipOpen) => {
@@ -484,11 +486,6 @@ enum Installed {
     Below,
     /// Not now.
     Refused,
-}
-
-/// The value a candidate stands for.
-fn value_of(candidate: &Candidate) -> Option<Id> {
-    (candidate.entry.kind == EntryKind::Put).then(|| id_of(candidate.entry.operation))
 }
 
 fn write_told(outcome: Result<Told, Failure>) -> Told {

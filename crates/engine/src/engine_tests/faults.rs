@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use holdfast_types::SetIndex;
+use holdfast_register::Candidate;
+use holdfast_types::{SetIndex, VersionId};
 
-use super::World;
+use super::{World, register};
 use crate::{
-    StoreError,
+    Data, Decision, Draft, StoreError,
     api::PutObject,
+    meta::ObjectMeta,
     testing::{body_from, bucket_stamp, pattern},
 };
 
@@ -141,6 +143,43 @@ async fn a_node_that_vanishes_costs_no_write_its_answer() {
         }
     }
     assert_eq!(refusals, 0);
+}
+
+/// Goal: the same for conditional writes: answered, and decided once, though the first shape of the write would
+/// make its own condition fail. Method: a create of a body for 12 + 4 of 4 x 4; node 4 goes, each way, between the
+/// decision and the Accepts; the object is read back, in another shape, and a second create fails.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_vanishes_costs_no_conditional_write_its_answer() {
+    for vanishing in [Vanishing::Refuses, Vanishing::LosesAnswers, Vanishing::Hangs] {
+        let world = World::new(4, 4);
+        let (key, bytes) = (register("k"), pattern(9, 200_000));
+        let set = world.engine.set_for(&key);
+        let meta = ObjectMeta { size: 200_000, ..ObjectMeta::default() };
+        let first = world.engine.draw_operation();
+        let mut decided = 0;
+        let mut create = |held: Option<&Candidate>| {
+            decided += 1;
+            if decided == 1 {
+                vanishing.apply(&world, 3);
+            }
+            if held.is_some() {
+                return Err(StoreError::PreconditionFailed { condition: "If-None-Match" });
+            }
+            let draft = Draft::record(first, meta.to_bytes());
+            Ok(Decision::Write(draft.with_data(Data::Inline(bytes.clone())), ()))
+        };
+        let (scope, version) = (bucket_stamp(), VersionId::NULL);
+        let created = set.update(scope, key.clone(), version, &mut create).await;
+        assert!(created.is_ok(), "{vanishing:?}: {created:?}");
+        let again = set.update(scope, key.clone(), version, &mut create).await;
+        assert!(
+            matches!(again, Err(StoreError::PreconditionFailed { .. })),
+            "{vanishing:?}: {again:?}"
+        );
+        assert_eq!(decided, 2, "{vanishing:?}");
+        assert_ne!(world.operation("k").await, first, "{vanishing:?}: the first shape cannot do");
+        assert!(world.get("k").await.unwrap() == bytes, "{vanishing:?}");
+    }
 }
 
 /// Goal: what was written in two shapes is one object, whichever drives saw which: the old shape is gone

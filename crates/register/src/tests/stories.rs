@@ -259,3 +259,87 @@ fn early_answers_prove_nothing_beside_late_ones() {
     assert_eq!(judged(Answer::View(view_of(&[]))), (2, Verdict::Open));
     assert_eq!(judged(late(true)), (2, Verdict::Open));
 }
+
+/// A create in a code of 2 of 4 that met silence: two drives accepted, two said nothing; and the same create
+/// begun again, as operation 2, for three drives.
+fn create_begun_again() -> Conditional {
+    let mut machine = Conditional::new(Drives::all_up(4), NULL, Subject::Register, OperationId(99));
+    machine.start();
+    machine.on_ballot(ballot(10));
+    let mut step = Step::Wait;
+    for drive in 0..4 {
+        step = machine.on_reply(Round(1), drive, Reply::View(view(&[])));
+    }
+    assert!(matches!(step, Step::Wait), "decided on two answers: {step:?}");
+    let own = HolderMask::full(4);
+    machine.on_decision(Decision::Write { entry: entry(1, NOW_0), own, keeps_order: false });
+    for drive in 0..4 {
+        let accepted = Reply::Accepted(ShardStatus::Present);
+        let reply = if drive < 2 { accepted } else { Reply::Silent };
+        step = machine.on_reply(Round(2), drive, reply);
+    }
+    assert!(matches!(step, Step::Done(Err(Failure::Unknown { .. }))), "{step:?}");
+    let three = Drives { up: HolderMask(0b111), ..Drives::all_up(4) };
+    let mut machine = machine.again(three, entry(2, NOW_0), three.up);
+    machine.start();
+    machine.on_ballot(ballot(20));
+    machine
+}
+
+/// Goal: a conditional write begun again replaces its first shape where that heads the key, in its place, and is
+/// not decided anew (ADR 0011): its own first shape would make its condition fail. Method: two drives hold the
+/// first shape; then the new one is accepted by the three that are left.
+#[test]
+fn a_create_begun_again_does_not_fail_on_its_own_first_shape() {
+    let mut machine = create_begun_again();
+    let mut step = Step::Wait;
+    for (drive, held) in [&[(1, 10)][..], &[(1, 10)], &[]].into_iter().enumerate() {
+        step = machine.on_reply(Round(3), drive as u8, Reply::View(view(held)));
+        if is_accept(&step) {
+            break;
+        }
+    }
+    let Step::Send { commands, round } = step.clone() else { panic!("{step:?}") };
+    assert_eq!(commands.len(), 3);
+    let Command::Accept { entry, .. } = &commands[0].1 else { panic!("{commands:?}") };
+    assert_eq!((entry.operation, entry.ballot), (OperationId(2), ballot(20)));
+    assert_eq!(entry.order, ballot(10), "it may have been read in that place (INV-REG-5)");
+    for drive in 0..3 {
+        step = machine.on_reply(round, drive, Reply::Accepted(ShardStatus::Present));
+    }
+    let Step::Done(Ok(Decided::Written(written))) = step else { panic!("{step:?}") };
+    assert_eq!(written.operation, OperationId(2));
+}
+
+/// Goal: what its first shape did is not done again: chosen, read and overwritten, it was written. Method: three
+/// drives remember the first shape under an adopter's ballot, and hold operation 7 settled above it.
+#[test]
+fn a_create_begun_again_is_not_written_over_what_overtook_it() {
+    let mut machine = create_begun_again();
+    let mut step = Step::Wait;
+    for drive in 0..3 {
+        let mut overtaken = view(&[(7, 18)]);
+        overtaken.registers.values_mut().for_each(|r| r.entries[0].settled = true);
+        let at = HybridTime::from_micros(NOW);
+        overtaken.memory = vec![Remembered { operation: OperationId(1), ballot: ballot(15), at }];
+        step = machine.on_reply(Round(3), drive, Reply::View(overtaken));
+    }
+    assert!(matches!(step, Step::Done(Ok(Decided::Written(_)))), "{step:?}");
+}
+
+/// Goal: when nobody can have chosen its first shape, the condition is decided anew on what is there. Method:
+/// three drives hold operation 7 settled, and remember nothing of the create.
+#[test]
+fn a_create_begun_again_that_nobody_chose_is_decided_anew() {
+    let mut machine = create_begun_again();
+    let mut step = Step::Wait;
+    for drive in 0..3 {
+        let mut others = view(&[(7, 18)]);
+        others.registers.values_mut().for_each(|r| r.entries[0].settled = true);
+        step = machine.on_reply(Round(3), drive, Reply::View(others));
+        if matches!(step, Step::Evaluate(_)) {
+            break;
+        }
+    }
+    assert!(matches!(&step, Step::Evaluate(Some(head)) if head.entry.operation == OperationId(7)));
+}
