@@ -12,7 +12,7 @@ pub use crate::base::{Base, BaseError, BasePage, EmptyBase};
 use crate::{
     loaded::{Came, Loaded, Recent, Registers, Want},
     member::Gap,
-    rot::RotRanges,
+    rot::{RotRange, RotRanges},
     runs::RottenRange,
     value::Value,
 };
@@ -59,6 +59,15 @@ impl Overlay {
         if value.is_some() || !fresh {
             self.weight += weigh(value.as_ref());
             self.slots.insert(key, Slot { value, gate, fresh });
+        }
+    }
+
+    /// Drops the slots of a range of keys, as if they had never been put.
+    fn drop_range(&mut self, start: &[u8], end: Option<&[u8]>) {
+        let keys: Vec<Bytes> = self.range(start, end).map(|(key, _)| key.clone()).collect();
+        for key in keys {
+            let gone = self.slots.remove(&key).and_then(|slot| slot.value);
+            self.weight -= SLOT_BYTES + key.len() as u64 + gone.map_or(0, |value| value.weight());
         }
     }
 
@@ -234,7 +243,7 @@ impl Layers {
     pub fn set_base(&mut self, base: Arc<dyn Base>) {
         self.base = base;
         self.replaying = false;
-        self.base_changed();
+        self.rot_changed();
     }
 
     /// The base's value of a key.
@@ -359,8 +368,31 @@ impl Layers {
     /// # Errors
     /// When the base cannot say.
     pub fn scan(&self, start: &[u8], end: Option<&[u8]>, wanted: usize) -> Result<Page, BaseError> {
+        self.scan_to(self.rot.first_in(start, end), start, end, wanted)
+    }
+
+    /// As [`Self::scan`], of what counts: what is open, and not filled yet, is a gap as well.
+    ///
+    /// # Errors
+    /// When the base cannot say.
+    pub fn scan_counting(
+        &self,
+        start: &[u8],
+        end: Option<&[u8]>,
+        wanted: usize,
+    ) -> Result<Page, BaseError> {
+        self.scan_to(self.rot.first_unfilled_in(start, end), start, end, wanted)
+    }
+
+    fn scan_to(
+        &self,
+        gap: Option<&RotRange>,
+        start: &[u8],
+        end: Option<&[u8]>,
+        wanted: usize,
+    ) -> Result<Page, BaseError> {
         let limit = wanted.clamp(1, PAGE_RECORDS);
-        let Some(hidden) = self.rot.first_in(start, end).filter(|_| !self.replaying) else {
+        let Some(hidden) = gap.filter(|_| !self.replaying) else {
             let below = self.base_page(start, end, limit)?;
             return self.merge_page(start, end, limit, below);
         };
