@@ -13,9 +13,10 @@ use holdfast_types::{
 use crate::scrub::ScrubStatus;
 
 pub use crate::member::{
-    Begin, Gap, IndexEntry, IndexLine, IndexPage, Issue, Issued, ListIndex, MemberReply,
+    Begin, Filled, Gap, IndexEntry, IndexLine, IndexPage, Issue, Issued, ListIndex, MemberReply,
     MemberRequest, Restock, Standing,
 };
+pub use crate::rot::{RotRange, RotStanding};
 
 /// What every request carries, reads too: the caller's view of bucket and set. A drive with a newer
 /// one refuses and names it; a drive with an older bucket stamp installs the request's first.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use crate::{
     loaded::Want,
     meta_index::keeper::IndexKeeper,
+    rot::RotRanges,
     runs::{Patience, RottenRange, RunContent, RunError, RunItem, RunStore, set},
 };
 
@@ -70,6 +71,10 @@ pub trait Base: Send + Sync {
 
     /// Whether it holds nothing at all.
     fn is_empty(&self) -> bool;
+
+    /// What rot hides, or makes void, from now on: it answers with nothing that is void (INV-FILL-1). A base
+    /// without runs holds nothing that could be.
+    fn pass_by(&self, _rot: &RotRanges) {}
 }
 
 /// A base that holds nothing: a drive all of whose state is in its log.
@@ -152,6 +157,10 @@ impl Base for RunsBase {
     fn is_empty(&self) -> bool {
         self.runs.set().runs().is_empty()
     }
+
+    fn pass_by(&self, rot: &RotRanges) {
+        self.runs.pass_by(rot);
+    }
 }
 
 /// From filters and blocks in memory.
@@ -223,5 +232,9 @@ impl Base for IndexedBase {
 
     fn is_empty(&self) -> bool {
         self.runs.set().runs().is_empty()
+    }
+
+    fn pass_by(&self, rot: &RotRanges) {
+        self.runs.pass_by(rot);
     }
 }

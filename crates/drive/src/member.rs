@@ -17,7 +17,10 @@ use holdfast_types::{
     VersionId, codec::CodecError,
 };
 
-use crate::api::{Scope, ShardSource};
+use crate::{
+    api::{Scope, ShardSource},
+    rot::RotRange,
+};
 
 /// Lines of an index page at most.
 pub const INDEX_LINES_MAX: u32 = 1024;
@@ -192,6 +195,15 @@ pub struct Restock {
     pub source: ShardSource,
 }
 
+/// The proof that ranges of rot are filled.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Filled {
+    /// The epoch under which all were asked.
+    pub epoch: SetEpoch,
+    /// The ranges, open since when the proof began or longer.
+    pub ranges: Vec<RotRange>,
+}
+
 /// What members of a set are asked beside the protocol of registers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum MemberRequest {
@@ -206,6 +218,17 @@ pub enum MemberRequest {
     /// A rebuilding drive of this membership has all it should have: it counts from now on.
     /// -> `Done`
     Rebuilt(SetEpoch),
+    /// -> [`MemberReply::Ranges`]
+    Ranges,
+    /// Open the ranges of registers that rot hides and that were recorded under an older epoch than this one,
+    /// which min(W, n - 1) others have adopted (INV-FILL-1). Repeating is harmless. `Overloaded` while an
+    /// overlay is being written.
+    /// -> `Done`
+    Fill(Issue),
+    /// Open ranges, as they stood when the proof began, have all they should have: their keys count from
+    /// now on. Others that are named are passed by.
+    /// -> `Done`
+    Filled(Filled),
     /// -> [`MemberReply::Index`]
     ListIndex(ListIndex),
     /// -> `Accepted`
@@ -225,7 +248,11 @@ pub enum MemberReply {
         document: Bytes,
         /// Where the drive stands.
         standing: Standing,
+        /// Ranges of registers that rot hid and that are not filled.
+        unfilled: u32,
     },
+    /// All ranges of rot on record, in key order.
+    Ranges(Vec<RotRange>),
     /// A page of the index.
     Index(IndexPage),
 }

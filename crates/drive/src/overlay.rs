@@ -16,7 +16,7 @@ pub use crate::base::{Base, BaseError, BasePage, EmptyBase};
 use crate::{
     loaded::{Came, Loaded, Recent, Registers, Want},
     member::Gap,
-    rot::RotRanges,
+    rot::{RotRange, RotRanges},
     runs::RottenRange,
     value::Value,
 };
@@ -171,7 +171,7 @@ impl Layers {
     pub fn set_base(&mut self, base: Arc<dyn Base>) {
         self.base = base;
         self.replaying = false;
-        self.base_changed();
+        self.rot_changed();
     }
 
     /// The base's value of a key.
@@ -292,8 +292,31 @@ impl Layers {
     /// # Errors
     /// When the base cannot say.
     pub fn scan(&self, start: &[u8], end: Option<&[u8]>, wanted: usize) -> Result<Page, BaseError> {
+        self.scan_to(self.rot.first_in(start, end), start, end, wanted)
+    }
+
+    /// As [`Self::scan`], of what counts: what is open, and not filled yet, is a gap as well.
+    ///
+    /// # Errors
+    /// When the base cannot say.
+    pub fn scan_counting(
+        &self,
+        start: &[u8],
+        end: Option<&[u8]>,
+        wanted: usize,
+    ) -> Result<Page, BaseError> {
+        self.scan_to(self.rot.first_unfilled_in(start, end), start, end, wanted)
+    }
+
+    fn scan_to(
+        &self,
+        gap: Option<&RotRange>,
+        start: &[u8],
+        end: Option<&[u8]>,
+        wanted: usize,
+    ) -> Result<Page, BaseError> {
         let limit = wanted.clamp(1, PAGE_RECORDS);
-        let Some(hidden) = self.rot.first_in(start, end).filter(|_| !self.replaying) else {
+        let Some(hidden) = gap.filter(|_| !self.replaying) else {
             let below = self.base_page(start, end, limit)?;
             return self.merge_page(start, end, limit, below);
         };

@@ -1,27 +1,66 @@
-//! [`RotRanges`]: keys of which a rotten run block hid what the drive knew (ADR 0017).
+//! [`RotRanges`]: keys of which a rotten run block hid what the drive knew (ADR 0017, ADR 0019).
 //!
 //! A drive that meets rot in a run logs the range of keys between the block's fences. From then on the
 //! block itself is not needed: nothing is answered for keys of the range, whatever other layers hold of
-//! them (INV-RUN-1), merges leave the block out, and replay goes on over it.
+//! them (INV-RUN-1), merges leave the block out, and replay goes on over it. Then it is filled again:
+//!
+//! ```text
+//!            Fill: floor, void below                Filled: nothing is missing      no run holds
+//! (met) -> Hidden ----------------> Open ----------------------------> Filled ------------------> (gone)
+//!     silent       accepts, says what it has,      counts, and still passes by   what is void
+//!                  counts as unknown               what is void
+//!            ^------- rot in what was written since --|---------------|
+//! ```
+//!
+//! *Void* is every item of an open or filled range that runs or index took from below the log position
+//! since which it is open: it may be outdated by what the rotten block held (INV-FILL-1).
 
-use std::collections::BTreeSet;
+mod contested;
 
 use bytes::Bytes;
 use holdfast_types::{
-    Ballot, OperationId,
+    Ballot, SetEpoch,
     codec::{CodecError, Reader, Writer},
 };
 
+pub use contested::Contested;
+
 use crate::{
+    member::Gap,
     meta_index::Lsn,
     runs::{RottenRange, RunId},
-    value::{Extent, Place},
-    volume::RecordedBlocks,
+    value::{PLACE_SPACE, REPAIR_SPACE},
 };
 
 /// Ranges kept at most: 8 MiB of run blocks. Beyond it new rot is not recorded: requests about its keys
 /// fail as well, but runs with it are not merged, and replay over it ends.
 pub const RANGES_MAX: usize = 256;
+
+/// Ranges that one more may come to: it is cut where kinds of records meet, and cuts one it meets in two.
+const PIECES_MAX: usize = 4;
+
+/// How a range stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum RotStanding {
+    /// Nothing is said of its keys.
+    #[default]
+    Hidden,
+    /// It accepts above the drive's floor, and counts as unknown. Items from below the position are void.
+    Open(Lsn),
+    /// It has what it should have. Items from below the position are void.
+    Filled(Lsn),
+}
+
+impl RotStanding {
+    /// Below which log position items are void; `None` while it is hidden.
+    #[must_use]
+    pub const fn since(self) -> Option<Lsn> {
+        match self {
+            Self::Hidden => None,
+            Self::Open(since) | Self::Filled(since) => Some(since),
+        }
+    }
+}
 
 /// One range. `run::RottenRange` is what a reader met; this is what the drive keeps of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,6 +73,10 @@ pub struct RotRange {
     pub upto: Lsn,
     /// The highest ballot that it held.
     pub highest: Ballot,
+    /// The set epoch under which it was recorded: what is forgotten was accepted under none that is newer.
+    pub epoch: SetEpoch,
+    /// How it stands.
+    pub standing: RotStanding,
 }
 
 impl RotRange {
@@ -53,12 +96,84 @@ impl RotRange {
         key >= &self.start[..] && self.is_behind(key)
     }
 
-    /// Appends the range.
-    pub fn encode(&self, out: &mut Writer) {
+    /// Whether nothing is said of its keys.
+    #[must_use]
+    pub fn is_hidden(&self) -> bool {
+        self.standing == RotStanding::Hidden
+    }
+
+    /// Whether its keys count as unknown, or are not answered at all.
+    #[must_use]
+    pub const fn is_unfilled(&self) -> bool {
+        !matches!(self.standing, RotStanding::Filled(_))
+    }
+
+    /// Whether it is one of registers.
+    #[must_use]
+    pub fn is_of_registers(&self) -> bool {
+        self.start.first().is_none_or(|kind| *kind < PLACE_SPACE)
+    }
+
+    /// Whether it has keys from `start` (inclusive) to `end` (exclusive).
+    fn meets(&self, start: &[u8], end: Option<&[u8]>) -> bool {
+        self.is_behind(start) && end.is_none_or(|end| &self.start[..] < end)
+    }
+
+    fn meets_range(&self, other: &Self) -> bool {
+        self.meets(&other.start, (!other.end.is_empty()).then_some(&other.end[..]))
+    }
+
+    /// Whether all of it lies in `other`.
+    fn is_within(&self, other: &Self) -> bool {
+        let ends = other.end.is_empty() || (!self.end.is_empty() && self.end <= other.end);
+        other.start <= self.start && ends
+    }
+
+    /// What is left of it outside `other`, which it meets.
+    fn without(&self, other: &Self) -> Vec<Self> {
+        let mut left = Vec::new();
+        if self.start < other.start {
+            left.push(Self { end: other.start.clone(), ..self.clone() });
+        }
+        if !other.end.is_empty() && self.is_behind(&other.end) {
+            left.push(Self { start: other.end.clone(), ..self.clone() });
+        }
+        left
+    }
+
+    /// Cut where one kind of records ends and the next begins: registers, places, chores.
+    fn by_kind(self) -> Vec<Self> {
+        let (mut pieces, mut rest) = (Vec::new(), self);
+        for border in [PLACE_SPACE, REPAIR_SPACE] {
+            let border = Bytes::copy_from_slice(&[border]);
+            if rest.start < border && rest.is_behind(&border) {
+                pieces.push(Self { end: border.clone(), ..rest.clone() });
+                rest.start = border;
+            }
+        }
+        pieces.push(rest);
+        pieces
+    }
+
+    /// Appends what was met: the range, hidden.
+    pub fn encode_met(&self, out: &mut Writer) {
         out.blob(&self.start);
         out.blob(&self.end);
         out.varint(self.upto.0);
         self.highest.encode(out);
+    }
+
+    /// Appends the range.
+    pub fn encode(&self, out: &mut Writer) {
+        self.encode_met(out);
+        out.varint(self.epoch.0);
+        let (standing, since) = match self.standing {
+            RotStanding::Hidden => (0, 0),
+            RotStanding::Open(since) => (1, since.0),
+            RotStanding::Filled(since) => (2, since.0),
+        };
+        out.u8(standing);
+        out.varint(since);
     }
 
     /// The inverse of [`Self::encode`].
@@ -66,11 +181,30 @@ impl RotRange {
     /// # Errors
     /// [`CodecError`] when the bytes are not such a form.
     pub fn decode(input: &mut Reader<'_>) -> Result<Self, CodecError> {
+        let mut range = Self::decode_met(input)?;
+        range.epoch = SetEpoch(input.varint()?);
+        let (standing, since) = (input.u8()?, Lsn(input.varint()?));
+        range.standing = match standing {
+            0 => RotStanding::Hidden,
+            1 => RotStanding::Open(since),
+            2 => RotStanding::Filled(since),
+            _ => return Err(CodecError::Unknown("standing of a range")),
+        };
+        Ok(range)
+    }
+
+    /// The inverse of [`Self::encode_met`]; the epoch is for the caller to say.
+    ///
+    /// # Errors
+    /// [`CodecError`] when the bytes are not such a form.
+    pub fn decode_met(input: &mut Reader<'_>) -> Result<Self, CodecError> {
         Ok(Self {
             start: input.blob_bytes()?,
             end: input.blob_bytes()?,
             upto: Lsn(input.varint()?),
             highest: Ballot::decode(input)?,
+            epoch: SetEpoch(0),
+            standing: RotStanding::Hidden,
         })
     }
 }
@@ -78,28 +212,35 @@ impl RotRange {
 impl From<&RottenRange> for RotRange {
     fn from(met: &RottenRange) -> Self {
         let end = met.end.clone().unwrap_or_default();
-        Self { start: met.start.clone(), end, upto: met.upto, highest: met.highest }
+        Self {
+            start: met.start.clone(),
+            end,
+            upto: met.upto,
+            highest: met.highest,
+            epoch: SetEpoch(0),
+            standing: RotStanding::Hidden,
+        }
     }
 }
 
 impl From<&RotRange> for RottenRange {
     fn from(kept: &RotRange) -> Self {
-        let end = (!kept.end.is_empty()).then(|| kept.end.clone());
         let (start, upto, highest) = (kept.start.clone(), kept.upto, kept.highest);
-        Self { run: RunId(0), start, end, highest, upto }
+        Self { run: RunId(0), start, end: kept.behind(), highest, upto }
     }
 }
 
-/// All ranges of a drive, in key order.
+/// All ranges of a drive, in key order; none meets another.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct RotRanges {
     ranges: Vec<RotRange>,
 }
 
 impl RotRanges {
-    /// The ranges.
+    /// The ranges, which do not meet, in any order.
     #[must_use]
-    pub const fn new(ranges: Vec<RotRange>) -> Self {
+    pub fn new(mut ranges: Vec<RotRange>) -> Self {
+        ranges.sort_by(|a, b| a.start.cmp(&b.start));
         Self { ranges }
     }
 
@@ -115,135 +256,159 @@ impl RotRanges {
         self.ranges.is_empty()
     }
 
-    /// Adds a range, unless it is known or there are too many; whether it is known now.
-    pub fn add(&mut self, range: RotRange) -> bool {
-        if self.knows(&range) {
-            return true;
-        }
-        if self.ranges.len() >= RANGES_MAX {
-            return false;
-        }
-        let at = self.ranges.partition_point(|known| known.start <= range.start);
-        self.ranges.insert(at, range);
-        true
+    /// Whether one more may be put on record.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.ranges.len() + PIECES_MAX <= RANGES_MAX
     }
 
-    /// Whether the range lies in one that is known.
+    /// Hides a range. What is hidden already is raised to what this one knew; what is open or filled stays
+    /// so, if all that this block held of it is void.
+    pub fn add(&mut self, range: RotRange) {
+        let mut left = RotRange { standing: RotStanding::Hidden, ..range.clone() }.by_kind();
+        let mut ranges = Vec::with_capacity(self.ranges.len() + PIECES_MAX);
+        for mut known in std::mem::take(&mut self.ranges) {
+            if !known.meets_range(&range) {
+                ranges.push(known);
+                continue;
+            }
+            if known.standing.since().is_some_and(|since| since <= range.upto) {
+                // It may have held what was written since.
+                ranges.extend(known.without(&range));
+                continue;
+            }
+            if known.is_hidden() {
+                known.upto = known.upto.max(range.upto);
+                known.highest = known.highest.max(range.highest);
+                known.epoch = known.epoch.max(range.epoch);
+            }
+            let outside = |piece: RotRange| match piece.meets_range(&known) {
+                true => piece.without(&known),
+                false => vec![piece],
+            };
+            left = left.into_iter().flat_map(outside).collect();
+            ranges.push(known);
+        }
+        ranges.extend(left);
+        *self = Self::new(ranges);
+    }
+
+    /// Whether nothing new would come of adding a range: all its keys are hidden by what was as high and as
+    /// late, or all it held is void.
     #[must_use]
     pub fn knows(&self, range: &RotRange) -> bool {
-        self.ranges.iter().any(|known| {
-            let ends = known.end.is_empty() || (!range.end.is_empty() && range.end <= known.end);
-            known.start <= range.start && ends
+        let end = range.behind();
+        self.are_all(&range.start, end.as_deref(), |known| match known.standing.since() {
+            Some(since) => since > range.upto,
+            None => known.highest >= range.highest && known.upto >= range.upto,
         })
     }
 
-    /// The range that holds `key`.
+    /// The range that hides `key`.
     #[must_use]
     pub fn of(&self, key: &[u8]) -> Option<&RotRange> {
-        self.ranges.iter().find(|range| range.holds(key))
+        self.ranges.iter().find(|range| range.is_hidden() && range.holds(key))
     }
 
-    /// The first range with keys from `start` (inclusive) to `end` (exclusive).
+    /// The first range that hides keys from `start` (inclusive) to `end` (exclusive).
     #[must_use]
     pub fn first_in(&self, start: &[u8], end: Option<&[u8]>) -> Option<&RotRange> {
-        let meets = |range: &&RotRange| {
-            range.is_behind(start) && end.is_none_or(|end| &range.start[..] < end)
-        };
-        self.ranges.iter().find(meets)
+        self.ranges.iter().find(|range| range.is_hidden() && range.meets(start, end))
     }
-}
 
-/// Blocks that seemed taken when replay met a record that takes them: rot hid from it what gave them
-/// back. Whoever took them last has them; nobody else's place with such a block is one any more. Nor is
-/// one in a volume that was given back since, which no block of was taken then.
-#[derive(Clone, Default, Debug)]
-pub struct Contested {
-    taken: Vec<(Extent, OperationId)>,
-    gone: BTreeSet<u32>,
-}
+    /// As [`Self::first_in`], of those that are open, too.
+    #[must_use]
+    pub fn first_unfilled_in(&self, start: &[u8], end: Option<&[u8]>) -> Option<&RotRange> {
+        self.ranges.iter().find(|range| range.is_unfilled() && range.meets(start, end))
+    }
 
-impl Contested {
-    /// Takes note of a place that comes, before its blocks are taken.
-    pub fn note(&mut self, operation: OperationId, place: &Place, recorded: &RecordedBlocks) {
-        let Place::Extents { extents, .. } = place else { return };
-        for extent in extents {
-            if !recorded.is_free(extent) || self.last(extent).is_some() {
-                self.taken.push((*extent, operation));
+    /// The open ranges with keys from `start` to `end`, as gaps.
+    pub fn open_in<'a>(&'a self, start: &'a [u8], end: &'a [u8]) -> impl Iterator<Item = Gap> + 'a {
+        let is_open = |range: &&RotRange| matches!(range.standing, RotStanding::Open(_));
+        let open = self.ranges.iter().filter(is_open);
+        let met = open.filter(move |range| range.meets(start, Some(end)));
+        met.map(|range| Gap { first: range.start.clone(), end: range.behind() })
+    }
+
+    /// Whether any range, however it stands, has keys from `start` (inclusive) to `end` (exclusive).
+    #[must_use]
+    pub fn touches(&self, start: &[u8], end: Option<&[u8]>) -> bool {
+        self.ranges.iter().any(|range| range.meets(start, end))
+    }
+
+    /// Whether what was known of a key up to a log position is void.
+    #[must_use]
+    pub fn voids(&self, key: &[u8], upto: Lsn) -> bool {
+        self.ranges
+            .iter()
+            .any(|range| range.standing.since().is_some_and(|s| s > upto) && range.holds(key))
+    }
+
+    /// Whether what was known up to a log position of all keys from `start` (inclusive) to `end`
+    /// (exclusive) is void.
+    #[must_use]
+    pub fn voids_all(&self, start: &[u8], end: Option<&[u8]>, upto: Lsn) -> bool {
+        self.are_all(start, end, |range| range.standing.since().is_some_and(|s| s > upto))
+    }
+
+    /// Whether all keys from `start` (inclusive) to `end` (exclusive) lie in ranges that are `right`.
+    fn are_all(&self, start: &[u8], end: Option<&[u8]>, right: impl Fn(&RotRange) -> bool) -> bool {
+        let mut at = start;
+        for range in &self.ranges {
+            if end.is_some_and(|end| at >= end) {
+                return true;
+            }
+            if range.holds(at) {
+                if !right(range) {
+                    return false;
+                }
+                if range.end.is_empty() {
+                    return true;
+                }
+                at = &range.end;
+            }
+        }
+        end.is_some_and(|end| at >= end)
+    }
+
+    /// The hidden ranges of registers that were recorded under an older epoch: what `Fill` opens.
+    pub fn to_open(&self, epoch: SetEpoch) -> impl Iterator<Item = &RotRange> {
+        let opens = move |range: &&RotRange| {
+            range.is_hidden() && range.is_of_registers() && range.epoch < epoch
+        };
+        self.ranges.iter().filter(opens)
+    }
+
+    /// Opens what [`Self::to_open`] names; returns it as it is now.
+    pub fn open(&mut self, epoch: SetEpoch, since: Lsn) -> Vec<RotRange> {
+        let names: Vec<Bytes> = self.to_open(epoch).map(|range| range.start.clone()).collect();
+        let opened = self.ranges.iter_mut().filter(|range| names.contains(&range.start));
+        opened
+            .map(|range| {
+                range.standing = RotStanding::Open(since);
+                range.clone()
+            })
+            .collect()
+    }
+
+    /// The open ranges that lie in those named, and stand as these do, are filled.
+    pub fn fill(&mut self, named: &[RotRange]) {
+        for range in &mut self.ranges {
+            let RotStanding::Open(since) = range.standing else { continue };
+            if named.iter().any(|n| n.standing == range.standing && range.is_within(n)) {
+                range.standing = RotStanding::Filled(since);
             }
         }
     }
 
-    /// Takes note of a volume that is not there any more.
-    pub fn gone(&mut self, volume: u32) {
-        self.gone.insert(volume);
-    }
-
-    /// The volumes that are not there any more.
-    pub fn volumes_gone(&self) -> impl Iterator<Item = u32> {
-        self.gone.iter().copied()
-    }
-
-    /// Whether nothing is contested.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.taken.is_empty() && self.gone.is_empty()
-    }
-
-    /// Whether a block of the operation's place was taken by another one since, or went with its volume.
-    #[must_use]
-    pub fn voids(&self, operation: OperationId, place: &Place) -> bool {
-        let Place::Extents { extents, .. } = place else { return false };
-        let other = |extent| self.last(extent).is_some_and(|owner| owner != operation);
-        let is_gone = |extent: &Extent| self.gone.contains(&extent.volume);
-        extents.iter().any(|extent| is_gone(extent) || other(extent))
-    }
-
-    /// Who took a block of the extent last.
-    fn last(&self, extent: &Extent) -> Option<OperationId> {
-        let meets = |other: &Extent| {
-            other.volume == extent.volume
-                && other.block < extent.block.saturating_add(extent.blocks)
-                && extent.block < other.block.saturating_add(other.blocks)
+    /// Filled ranges that are named go: nothing of them is left that is void.
+    pub fn forget(&mut self, named: &[RotRange]) {
+        let is_named = |range: &RotRange| {
+            named.iter().any(|n| n.standing == range.standing && range.is_within(n))
         };
-        self.taken.iter().rev().find(|(taken, _)| meets(taken)).map(|(_, owner)| *owner)
+        self.ranges.retain(|range| range.is_unfilled() || !is_named(range));
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn range(start: &str, end: &str) -> RotRange {
-        let bytes = |text: &str| Bytes::copy_from_slice(text.as_bytes());
-        RotRange { start: bytes(start), end: bytes(end), upto: Lsn(7), highest: Ballot::ZERO }
-    }
-
-    /// Goal: a range holds its keys and no others, walks meet it, a known one is not added again, and
-    /// their number is bounded. Method: tables over three ranges, two of which overlap.
-    #[test]
-    fn ranges_hold_their_keys_and_no_others() {
-        let mut ranges = RotRanges::default();
-        assert!(ranges.add(range("m", "p")) && ranges.add(range("b", "d")));
-        assert!(ranges.add(range("c", "f")) && ranges.add(range("n", "o")));
-        assert_eq!(ranges.all().len(), 3, "the last lies in the first");
-        for (key, held) in [("a", false), ("b", true), ("d", true), ("f", false), ("p", false)] {
-            assert_eq!(ranges.of(key.as_bytes()).is_some(), held, "{key}");
-        }
-        let met = |start: &str, end: Option<&str>| {
-            let range = ranges.first_in(start.as_bytes(), end.map(str::as_bytes));
-            range.map(|range| range.start.clone())
-        };
-        assert_eq!(met("a", Some("b")), None);
-        assert_eq!(met("a", Some("bb")), Some("b".into()));
-        assert_eq!(met("d", None), Some("c".into()));
-        assert_eq!(met("f", None), Some("m".into()));
-        assert_eq!(met("p", None), None);
-        let last = range("x", "");
-        assert!(!ranges.knows(&last) && ranges.add(last));
-        assert!(ranges.of(b"zzz").is_some() && ranges.knows(&range("y", "")));
-        let mut many = RotRanges::default();
-        let keys: Vec<String> = (0..=RANGES_MAX).map(|n| format!("{n:04}")).collect();
-        let added = keys.iter().filter(|key| many.add(range(key, &format!("{key}1")))).count();
-        assert_eq!(added, RANGES_MAX);
-    }
-}
+mod tests;

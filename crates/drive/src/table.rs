@@ -2,6 +2,7 @@
 //! request is decided and when the log is replayed (INV-DRIVE-REPLAY).
 
 mod counts;
+mod facts;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -11,12 +12,13 @@ use std::{
 use bytes::Bytes;
 use holdfast_register::{Held, KeyState, ShardStatus};
 use holdfast_types::{
-    Ballot, BucketId, BucketStamp, OperationId, RegisterKey, ShardIndex, VersionId,
+    Ballot, BucketId, BucketStamp, Keyspace, OperationId, RegisterKey, ShardIndex, VersionId,
 };
 
 use crate::{
     checkpoint::{Checkpoint, DurableFacts, SegmentUse},
     log::record::{NewShard, Record},
+    meta_index::Lsn,
     overlay::{Base, BaseError, Found, Layers},
     rot::Contested,
     scrub::Book,
@@ -113,11 +115,11 @@ impl Table {
             scrub: checkpoint.scrub.clone(),
             ..Self::new(base)
         };
-        for range in checkpoint.rot.all() {
-            // The run whose highest ballot it is may be merged away.
-            table.highest = table.highest.max(range.highest);
-            table.layers.hide(range.clone());
-        }
+        // The run whose highest ballot it is may be merged away.
+        let rotten = checkpoint.rot.all().iter().map(|range| range.highest).max();
+        // So may the runs be that held what is void: the floor is above it.
+        table.highest = table.highest.max(rotten.unwrap_or_default());
+        table.layers.restore_rot(checkpoint.rot.clone());
         table
     }
 
@@ -196,6 +198,9 @@ impl Table {
             | Record::Member { .. }
             | Record::Stand { .. }
             | Record::Rot(_)
+            | Record::Fill { .. }
+            | Record::Filled(_)
+            | Record::Healed(_)
             | Record::Scrub(_) => Vec::new(),
         };
         self.layers.ready(operations.into_iter().map(|o| PlaceRecord::key(o).into()))
@@ -227,18 +232,6 @@ impl Table {
                 self.facts.purge_floor = self.facts.purge_floor.max(*ballot);
                 self.change(register, None, |record| record.purge(*ballot))
             }
-            Record::Bucket(stamp) => {
-                self.buckets.insert(stamp.id, KnownBucket { stamp: *stamp, gate: batch });
-                Ok(Vec::new())
-            }
-            Record::Ceiling(ballot) => {
-                self.facts.ceiling = self.facts.ceiling.max(*ballot);
-                Ok(Vec::new())
-            }
-            Record::Open { open_count, .. } => {
-                self.facts.open_count = self.facts.open_count.max(*open_count);
-                Ok(Vec::new())
-            }
             Record::Move { operation, old, new } => {
                 self.relocate(*operation, old, placed(new, inline))
             }
@@ -248,30 +241,12 @@ impl Table {
                 }
                 self.change(register, Some(batch), |record| record.lose(*operation))
             }
-            Record::Member { epoch, membership } => {
-                self.facts.set_epoch = self.facts.set_epoch.max(*epoch);
-                if !membership.is_empty() {
-                    self.membership = membership.clone();
-                }
-                Ok(Vec::new())
-            }
-            Record::Stand { standing, floor, purge_floor } => {
-                self.facts.standing = *standing;
-                self.facts.floor = self.facts.floor.max(*floor);
-                self.facts.purge_floor = self.facts.purge_floor.max(*purge_floor);
-                Ok(Vec::new())
-            }
             // Unlike a purge it raises no floor: nobody can ask for anything of the bucket any more.
             Record::Erase { register } => {
                 self.change(register, None, |record| record.purge(record.highest()))
             }
-            Record::Rot(range) => {
-                self.highest = self.highest.max(range.highest);
-                self.layers.hide(range.clone());
-                Ok(Vec::new())
-            }
-            Record::Scrub(book) => {
-                self.scrub.adopt(book);
+            fact => {
+                self.note(batch, fact);
                 Ok(Vec::new())
             }
         }
@@ -291,13 +266,30 @@ impl Table {
         if !place.is_none() {
             dropped.extend(self.put_place(batch, operation, note, place)?);
         }
+        let counted = self.counts_already(register, held)?;
         for operation in held.entry.data_operations() {
-            self.refer(operation, 1, note.shard)?;
+            if !(counted && operation == held.entry.operation) {
+                self.refer(operation, 1, note.shard)?;
+            }
         }
         let mut gone =
             self.change(register, Some(batch), |record| record.accept(held.clone(), *note))?;
         dropped.append(&mut gone);
         Ok(dropped)
+    }
+
+    /// Whether the place of an entry's own bytes counts this register, which rot made the drive forget
+    /// (ADR 0019): the bytes of an object that is no part are named by its register alone, so who counts them
+    /// is this one.
+    fn counts_already(&self, register: &Bytes, held: &Held) -> Result<bool, BaseError> {
+        let operation = held.entry.operation;
+        let is_object = register.first() == Some(&(Keyspace::Object as u8));
+        let refilled = self.layers.rot().voids(register, Lsn(0));
+        if !(is_object && refilled && held.entry.geometry.has_data()) {
+            return Ok(false);
+        }
+        let known = self.register(register)?.0.state.of_operation(operation).is_some();
+        Ok(!known && self.place(operation)?.0.references > 0)
     }
 
     /// Notes where a shard lies, unless it is held whole already: then the new copy is dropped. A

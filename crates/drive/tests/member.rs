@@ -156,7 +156,10 @@ fn an_epoch_once_adopted_is_kept() {
     let known = rig.member(MemberRequest::Membership).unwrap();
     let document = issue(2).membership;
     let (epoch, standing) = (SetEpoch(3), Standing::Counting);
-    assert_eq!(known, DriveReply::Member(MemberReply::Membership { epoch, document, standing }));
+    assert_eq!(
+        known,
+        DriveReply::Member(MemberReply::Membership { epoch, document, standing, unfilled: 0 })
+    );
     assert_eq!(refusal(rig.member(MemberRequest::Issue(issue(2)))), outdated(3));
 }
 

@@ -78,12 +78,14 @@ struct Source {
 pub(crate) struct Comparison {
     set: SetHandle,
     sources: Vec<Source>,
+    /// The first register, and the first that is not compared any more.
+    over: Gap,
 }
 
 impl Comparison {
-    /// From the first register on.
-    pub(crate) fn new(set: &SetHandle) -> Self {
-        let (next, lines) = (Some(Bytes::new()), VecDeque::new);
+    /// Of all registers in `over`.
+    pub(crate) fn new(set: &SetHandle, over: Gap) -> Self {
+        let (next, lines) = (Some(over.first.clone()), VecDeque::new);
         let source = |slot| Source {
             slot,
             lines: lines(),
@@ -92,7 +94,7 @@ impl Comparison {
             gaps: Vec::new(),
         };
         let sources = (0..usize::from(set.shared.n())).map(source).collect();
-        Self { set: set.clone(), sources }
+        Self { set: set.clone(), sources, over }
     }
 
     /// Why a slot did not show what it holds of a register, if it did not.
@@ -113,7 +115,8 @@ impl Comparison {
     pub(crate) fn check(&self, slot: usize) -> Result<(), StoreError> {
         // Where a gap begins, and nowhere else, the number of those that show falls.
         let gaps = self.sources.iter().flat_map(|source| &source.gaps);
-        let mut places = gaps.map(|gap| &gap.first[..]).chain([&[][..]]);
+        let first = gaps.map(|gap| &gap.first[..]).filter(|first| self.over.holds(first));
+        let mut places = first.chain([&self.over.first[..]]);
         places.try_for_each(|register| self.check_at(slot, register))
     }
 
@@ -152,7 +155,7 @@ impl Comparison {
         let request = |source: &Source| {
             let start = source.next.clone().unwrap_or_default();
             let scope = shared.scope(BucketStamp::REGISTRY);
-            let list = ListIndex { scope, start, end: None, limit: LINES };
+            let list = ListIndex { scope, start, end: self.over.end.clone(), limit: LINES };
             (source.slot, DriveRequest::Member(MemberRequest::ListIndex(list)))
         };
         let requests: Vec<_> = empty.map(request).collect();

@@ -17,8 +17,8 @@ use holdfast_drive::api::{
 use holdfast_placement::{Layout, SetLayout, layout::DOCUMENT_BYTES_MAX};
 use holdfast_register::Candidate;
 use holdfast_types::{
-    BucketStamp, DriveId, EntryKind, NodeIndex, OperationId, RegisterKey, SetIndex, VersionId,
-    limits,
+    BucketStamp, DriveId, EntryKind, NodeIndex, OperationId, RegisterKey, SetEpoch, SetIndex,
+    VersionId, limits,
 };
 
 use crate::{
@@ -28,6 +28,15 @@ use crate::{
     round::outdated,
     set::{SetHandle, SetShared, describe},
 };
+
+/// How a drive stands in its set, by its own word.
+pub(crate) struct Stands {
+    pub(crate) set: SetHandle,
+    pub(crate) slot: usize,
+    pub(crate) standing: Standing,
+    /// Ranges of registers that rot hid and that are not filled.
+    pub(crate) unfilled: u32,
+}
 
 /// What changes a membership, given the newest.
 type Change<'a> = &'a (dyn Fn(&SetLayout) -> Result<SetLayout, StoreError> + Sync);
@@ -41,6 +50,31 @@ impl SetHandle {
 
     /// Changes the membership, and issues the outcome. Answers what the others told.
     async fn change(&self, change: Change<'_>) -> Result<(SetLayout, Issued), StoreError> {
+        self.change_beside(change, None).await
+    }
+
+    /// The membership under an epoch that is newer than `older`, adopted by enough drives beside `slot`: a new
+    /// one is decided unless that was done before.
+    pub(crate) async fn renew(
+        &self,
+        older: SetEpoch,
+        slot: usize,
+    ) -> Result<SetLayout, StoreError> {
+        let set = &self.shared;
+        let known = set.members.now();
+        if known.set.epoch > older && known.epoch == known.set.epoch {
+            set.issue(&known.set, Some(slot)).await?;
+            return Ok(known.set.clone());
+        }
+        let change = |known: &SetLayout| Ok(known.renewed());
+        Ok(self.change_beside(&change, Some(slot)).await?.0)
+    }
+
+    async fn change_beside(
+        &self,
+        change: Change<'_>,
+        beside: Option<usize>,
+    ) -> Result<(SetLayout, Issued), StoreError> {
         let set = &self.shared;
         // A register needs W drives that count; with fewer, what all that count adopt is the decision.
         set.hear_members().await;
@@ -50,7 +84,7 @@ impl SetHandle {
         if decides {
             set.learn_membership(&next);
         }
-        let told = set.issue(&next).await?;
+        let told = set.issue(&next, beside).await?;
         if !decides {
             // Not before all have adopted it: another decider may have been quicker.
             set.learn_membership(&next);
@@ -95,8 +129,9 @@ impl SetHandle {
 
 impl SetShared {
     /// Step 2: the drives adopt `next`. Drives that are joining or away do not count; enough others
-    /// must, so that no coordinator of an older epoch finds a quorum any more.
-    async fn issue(&self, next: &SetLayout) -> Result<Issued, StoreError> {
+    /// must, so that no coordinator of an older epoch finds a quorum any more. Nor does the drive of the slot
+    /// `beside`, for whose sake it is done.
+    async fn issue(&self, next: &SetLayout, beside: Option<usize>) -> Result<Issued, StoreError> {
         let membership = next.to_bytes().into();
         let issue = Issue { set: self.index, epoch: next.epoch, membership };
         let (mut told, mut have) = (Issued::default(), 0);
@@ -107,7 +142,7 @@ impl SetShared {
             }
             match result {
                 Ok(DriveReply::Member(MemberReply::Issued(issued))) => {
-                    have += u8::from(!next.drives[slot].rebuilding);
+                    have += u8::from(!next.drives[slot].rebuilding && beside != Some(slot));
                     told.absorb(issued);
                 }
                 Ok(_) => missing.push((slot, "unexpected reply".to_owned())),
@@ -115,7 +150,9 @@ impl SetShared {
             }
         }
         // With fewer than W left that count (n <= 2, or a recovery) it takes all of them.
-        let need = self.quorum.write().min(self.n() - 1).min(next.counting() as u8);
+        let spared = usize::from(beside.is_some_and(|slot| !next.drives[slot].rebuilding));
+        let left = (next.counting() - spared) as u8;
+        let need = self.quorum.write().min(self.n() - 1).min(left);
         if have >= need { Ok(told) } else { Err(self.below_quorum(need, have, &missing)) }
     }
 }
@@ -234,7 +271,7 @@ impl Engine {
         if have < need || !missing.is_empty() {
             return Err(shared.below_quorum(need, have, &missing));
         }
-        shared.issue(&next).await?;
+        shared.issue(&next, None).await?;
         shared.learn_membership(&next);
         self.publish_layout().await;
         Ok(next)
@@ -250,7 +287,7 @@ impl Engine {
         let slot = membership.slot_of(drive).ok_or_else(|| StoreError::InvalidArgument {
             message: format!("drive {drive} is no member of set {set}"),
         })?;
-        let collected = shared.issue(&membership).await?;
+        let collected = shared.issue(&membership, None).await?;
         let (epoch, bytes) = (membership.epoch, membership.to_bytes().into());
         let issue = Issue { set, epoch, membership: bytes };
         let begin = MemberRequest::Begin(Begin { issue, collected });
@@ -368,17 +405,18 @@ impl Engine {
         }
     }
 
-    /// Where each drive of `node` stands in its set, by its own word; nothing of those that are silent.
-    pub(crate) async fn standings(&self, node: NodeIndex) -> Vec<(SetHandle, usize, Standing)> {
+    /// How each drive of `node` stands in its set, by its own word; nothing of those that are silent.
+    pub(crate) async fn standings(&self, node: NodeIndex) -> Vec<Stands> {
         let mut all = Vec::new();
         for set in &self.sets {
             for slot in set.shared.members.now().of_node(node) {
                 let ask = DriveRequest::Member(MemberRequest::Membership);
                 let answers = set.shared.ask_slots(vec![(slot, ask)]).await;
-                if let Some((_, Ok(DriveReply::Member(MemberReply::Membership { standing, .. })))) =
-                    answers.into_iter().next()
-                {
-                    all.push((set.clone(), slot, standing));
+                let Some((_, Ok(DriveReply::Member(told)))) = answers.into_iter().next() else {
+                    continue;
+                };
+                if let MemberReply::Membership { standing, unfilled, .. } = told {
+                    all.push(Stands { set: set.clone(), slot, standing, unfilled });
                 }
             }
         }

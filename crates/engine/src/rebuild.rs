@@ -9,6 +9,7 @@
 //!
 //! Resumable without notes: what is there already is not brought again.
 
+mod fill;
 mod mend;
 
 use std::{
@@ -17,8 +18,9 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures::stream::{self, StreamExt};
-use holdfast_drive::api::{DriveReply, DriveRequest, DriveResult, MemberRequest, Standing};
+use holdfast_drive::api::{DriveReply, DriveRequest, DriveResult, Gap, MemberRequest, Standing};
 use holdfast_types::{
     BucketId, BucketStamp, DriveId, NodeIndex, SetEpoch, SetIndex,
     view::{RebuildView, ShortView},
@@ -29,6 +31,7 @@ use crate::{
     compare::{Compared, Comparison},
     engine::Engine,
     error::StoreError,
+    membership::Stands,
     quarantine::Entry,
     round::outdated,
     set::{SetHandle, describe},
@@ -95,6 +98,8 @@ struct Rebuild {
     slot: usize,
     drive: DriveId,
     stamps: Mutex<BTreeMap<BucketId, BucketStamp>>,
+    /// The registers that are brought: all, or the ranges that are filled.
+    over: Vec<Gap>,
 }
 
 /// Looks after the drives of `node` for as long as the engine lives.
@@ -102,16 +107,18 @@ pub(crate) async fn watch(engine: Weak<Engine>, node: NodeIndex, every: Duration
     loop {
         tokio::time::sleep(every).await;
         let Some(engine) = engine.upgrade() else { return };
-        for (set, slot, standing) in engine.standings(node).await {
-            engine.look_after(&set, slot, standing).await;
+        for stands in engine.standings(node).await {
+            engine.look_after(&stands).await;
         }
     }
 }
 
 impl Engine {
-    /// Starts the rebuild of a drive that needs one, and completes what a crash left undone.
-    async fn look_after(self: &Arc<Self>, set: &SetHandle, slot: usize, standing: Standing) {
-        let member = set.shared.slot(slot);
+    /// Starts the rebuild of a drive that needs one, or the filling of its ranges of rot, and completes what a
+    /// crash left undone.
+    async fn look_after(self: &Arc<Self>, stands: &Stands) {
+        let Stands { set, slot, standing, unfilled } = stands;
+        let (slot, member) = (*slot, set.shared.slot(*slot));
         match standing {
             Standing::Rebuilding if self.rebuilds.begin(set, slot) => {
                 let (engine, set) = (Arc::downgrade(self), set.clone());
@@ -121,6 +128,13 @@ impl Engine {
                 if let Err(error) = self.note_rebuilt(set, member.drive).await {
                     tracing::warn!(drive = %member.drive, %error, "note that a drive is rebuilt");
                 }
+            }
+            // A set of one has nobody to fill it from.
+            Standing::Counting
+                if *unfilled > 0 && set.shared.n() > 1 && self.rebuilds.begin(set, slot) =>
+            {
+                let (engine, set) = (Arc::downgrade(self), set.clone());
+                task::detach(async move { fill::run(engine, set, slot).await });
             }
             _ => {}
         }
@@ -138,9 +152,7 @@ impl Engine {
         let set = self.sets.get(set.get()).ok_or("there is no such set")?.clone();
         let slot = set.membership().slot_of(drive).ok_or("the drive is no member of the set")?;
         self.rebuilds.begin(&set, slot);
-        let engine = self.clone();
-        let rebuild = Rebuild { engine, set, slot, drive, stamps: Mutex::default() };
-        rebuild.attempt().await?;
+        Rebuild::new(self.clone(), set, slot, drive).attempt().await?;
         let running = self.rebuilds.running.lock();
         running.get(&drive).cloned().ok_or_else(|| "the rebuild was forgotten".to_owned())
     }
@@ -201,8 +213,7 @@ async fn run(engine: Weak<Engine>, set: SetHandle, slot: usize) {
             engine.rebuilds.running.lock().remove(&drive);
             return;
         }
-        let (set, stamps) = (set.clone(), Mutex::default());
-        let rebuild = Rebuild { engine, set, slot, drive, stamps };
+        let rebuild = Rebuild::new(engine, set.clone(), slot, drive);
         match rebuild.attempt().await {
             Ok(()) => return,
             Err(why) => {
@@ -216,6 +227,12 @@ async fn run(engine: Weak<Engine>, set: SetHandle, slot: usize) {
 }
 
 impl Rebuild {
+    /// Of all registers.
+    fn new(engine: Arc<Engine>, set: SetHandle, slot: usize, drive: DriveId) -> Self {
+        let over = vec![Gap { first: Bytes::new(), end: None }];
+        Self { engine, set, slot, drive, stamps: Mutex::default(), over }
+    }
+
     fn note(&self, change: impl FnOnce(&mut RebuildView)) {
         let now = self.engine.clock.monotonic_micros();
         if let Some(view) = self.engine.rebuilds.running.lock().get_mut(&self.drive) {
@@ -282,8 +299,15 @@ impl Rebuild {
             view.short.clear();
             view.error.clear();
         });
-        let mut comparison = Comparison::new(&self.set);
         let mut tally = Tally::default();
+        for over in &self.over {
+            self.pass_over(pass, over.clone(), &mut tally).await?;
+        }
+        Ok(tally)
+    }
+
+    async fn pass_over(&self, pass: Pass, over: Gap, tally: &mut Tally) -> Result<(), StoreError> {
+        let mut comparison = Comparison::new(&self.set, over);
         loop {
             let batch = comparison.next().await;
             if batch.is_empty() {
@@ -308,12 +332,11 @@ impl Rebuild {
             });
             let mut work = Box::pin(work.buffer_unordered(AT_ONCE));
             while let Some((compared, mended)) = work.next().await {
-                self.tell(pass, &comparison, &compared, mended, &mut tally);
+                self.tell(pass, &comparison, &compared, mended, tally);
             }
             self.note(|view| view.seen += seen);
         }
-        comparison.check(self.slot)?;
-        Ok(tally)
+        comparison.check(self.slot)
     }
 
     /// What the loss of this drive alone leaves a version of full width.

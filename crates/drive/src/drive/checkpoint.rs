@@ -26,6 +26,7 @@ use crate::{
 
 use super::{
     BackgroundJob, Drive, JobOutcome,
+    cleanse::Cleansing,
     jobs::{Done, job},
 };
 
@@ -35,7 +36,7 @@ pub(super) struct Background {
     runs: Arc<RunStore>,
     keeper: Arc<IndexKeeper>,
     /// What the last manifest says.
-    last: Checkpoint,
+    pub(super) last: Checkpoint,
     /// Batches below this are needed for replay by neither manifest.
     pub oldest_batch: u64,
     /// Frozen, and its batch is not durable yet.
@@ -46,6 +47,8 @@ pub(super) struct Background {
     busy: bool,
     index_opened: bool,
     rebuilding: bool,
+    /// Filled ranges on their way out.
+    pub(super) cleansing: Option<Cleansing>,
 }
 
 /// An overlay set aside, and the checkpoint that it becomes.
@@ -112,6 +115,7 @@ impl Background {
             busy: false,
             index_opened: false,
             rebuilding: false,
+            cleansing: None,
         }
     }
 
@@ -145,7 +149,17 @@ impl Background {
         self.keeper.faults()
     }
 
-    fn store(&self) -> Store {
+    /// The keeper of the index.
+    pub(super) const fn keeper(&self) -> &Arc<IndexKeeper> {
+        &self.keeper
+    }
+
+    /// Whether the index is being built anew.
+    pub(super) const fn is_rebuilding(&self) -> bool {
+        self.rebuilding
+    }
+
+    pub(super) fn store(&self) -> Store {
         Store {
             manifests: self.manifests.clone(),
             runs: self.runs.clone(),
@@ -155,7 +169,7 @@ impl Background {
 }
 
 /// What a job takes along.
-struct Store {
+pub(super) struct Store {
     manifests: Arc<Mutex<ManifestStore>>,
     runs: Arc<RunStore>,
     keeper: Arc<IndexKeeper>,
@@ -201,6 +215,14 @@ impl Store {
             Ok(stored)
         });
         match stored {
+            Ok((checkpoint, oldest)) => Stored::Yes(checkpoint, oldest),
+            Err(failure) => Stored::No(None, failure),
+        }
+    }
+
+    /// Stores the last manifest once more, so that the one before it goes.
+    pub(super) fn again(&self, last: Checkpoint) -> Stored {
+        match self.put(Checkpoint { runs: self.runs.set().metas(), ..last }, |_| ()) {
             Ok((checkpoint, oldest)) => Stored::Yes(checkpoint, oldest),
             Err(failure) => Stored::No(None, failure),
         }
@@ -307,6 +329,8 @@ impl Drive {
             jobs.extend(background.next_job());
             background.busy = !jobs.is_empty();
         }
+        self.record_healed();
+        let background = &mut self.background;
         let wanted = background.index_opened && background.keeper.wants_rebuild();
         if wanted && !background.rebuilding {
             background.rebuilding = true;
@@ -378,10 +402,17 @@ impl Background {
             }));
         }
         // What the manifest says of rot is durable: blocks that it names may go.
-        let (inputs, reaches_oldest) = self.runs.set().next_merge(&self.last.rot)?;
-        let last = self.last.clone();
+        match self.runs.set().next_merge(&self.last.rot) {
+            Some((inputs, reaches_oldest)) => Some(self.merge_job(inputs, reaches_oldest)),
+            None => self.cleanse_job(),
+        }
+    }
+
+    /// Merges adjoining runs, or writes one anew.
+    pub(super) fn merge_job(&self, inputs: Vec<Arc<Run>>, reaches_oldest: bool) -> BackgroundJob {
+        let (store, last) = (self.store(), self.last.clone());
         let work = move || Done::Stored(store.merge(&inputs, reaches_oldest, last));
-        Some(job("merge runs", work))
+        job("merge runs", work)
     }
 }
 

@@ -111,6 +111,12 @@ impl Drive {
         }
     }
 
+    /// Whether a dropped operation's shard is still somewhere: pinned, or waiting for its batch.
+    pub(super) fn dropped_place(&self, operation: OperationId) -> Option<PlaceRecord> {
+        let waiting = self.freeing.values().flatten().find(|d| d.operation == operation);
+        waiting.map(|d| d.record.clone()).or_else(|| self.pins.lingering(operation))
+    }
+
     fn let_go(&mut self, lease: OperationId) {
         for dropped in self.pins.end(lease) {
             self.release(dropped);

@@ -6,11 +6,12 @@ use holdfast_types::{Entry, EntryKind, ErrorClass, RegisterKey, SetEpoch};
 
 use crate::{
     api::{
-        Begin, DriveReply, IndexEntry, IndexLine, IndexPage, Issue, Issued, ListIndex, MemberReply,
-        MemberRequest, Restock, Standing,
+        Begin, DriveReply, Gap, IndexEntry, IndexLine, IndexPage, Issue, Issued, ListIndex,
+        MemberReply, MemberRequest, Restock, Standing,
     },
     log::record::Record,
     member::INDEX_LINES_MAX,
+    overlay::prefix_end,
     value::{PLACE_SPACE, PlaceRecord, Value},
 };
 
@@ -35,18 +36,33 @@ impl Drive {
                     epoch: self.table.facts.set_epoch,
                     document: self.table.membership.clone(),
                     standing: self.table.facts.standing,
+                    unfilled: self.unfilled() as u32,
                 }))
             }
             MemberRequest::Begin(begin) => self.begin_rebuild(begin, gate),
             MemberRequest::Rebuilt(epoch) => self.rebuilt(*epoch, gate),
+            MemberRequest::Ranges => {
+                let ranges = self.table.layers.rot().all().to_vec();
+                Ok(DriveReply::Member(MemberReply::Ranges(ranges)))
+            }
+            MemberRequest::Fill(issue) => self.fill(issue, gate),
+            MemberRequest::Filled(filled) => self.filled(filled, gate),
             MemberRequest::ListIndex(list) => self.list_index(list, gate),
             MemberRequest::Restock(restock) => self.restock(restock, gate),
         }
     }
 
-    /// Whether its answers count.
+    /// Whether its answers count, where rot hid nothing.
     pub(super) fn counts(&self) -> bool {
         self.table.facts.standing == Standing::Counting
+    }
+
+    /// Whether its answers about a key count: it stands so, and no register of it lies in a range that is
+    /// still to be filled (INV-FILL-1).
+    pub(super) fn counts_for(&self, key: &[u8]) -> bool {
+        let end = prefix_end(key);
+        let unfilled = self.table.layers.rot().first_unfilled_in(key, end.as_deref());
+        self.counts() && unfilled.is_none()
     }
 
     /// A joining drive has no floor: whatever it said could contradict what it forgot.
@@ -79,7 +95,7 @@ impl Drive {
 
     /// Adopts a membership. A newer epoch than the drive's, or the document of the one it has by
     /// number only.
-    fn take_membership(&mut self, issue: &Issue) -> Result<(), Stop> {
+    pub(super) fn take_membership(&mut self, issue: &Issue) -> Result<(), Stop> {
         if issue.membership.len() > MEMBERSHIP_BYTES_MAX {
             return Err(Stop::invalid("issue: the membership document is too long"));
         }
@@ -151,6 +167,10 @@ impl Drive {
         let end = list.end.as_deref().unwrap_or(&[PLACE_SPACE]).min(&[PLACE_SPACE]);
         let page = self.table.layers.scan(&list.start, Some(end), limit)?;
         *gate = (*gate).max(page.gate);
+        // What it shows of an open range it holds; what it does not show there says nothing.
+        let mut gaps: Vec<Gap> = page.gap.into_iter().collect();
+        let behind = page.next.as_deref().unwrap_or(end);
+        gaps.extend(self.table.layers.rot().open_in(&list.start, behind));
         // What is not in memory is brought up by one trip to the I/O threads, not by one a part.
         let records = page.items.iter().filter_map(|(_, value)| match &**value {
             Value::Register(record) => Some(record),
@@ -163,7 +183,7 @@ impl Drive {
         self.table.layers.ready(keys.take(PARTS_LOOKED_MAX + PARTS_LOOKED_AT))?;
         let mut lines = Vec::with_capacity(page.items.len());
         let mut looked = 0;
-        let (mut next, gaps) = (page.next, page.gap.into_iter().collect());
+        let mut next = page.next;
         for (register, value) in page.items {
             let Value::Register(record) = &*value else { continue };
             if looked > PARTS_LOOKED_MAX {

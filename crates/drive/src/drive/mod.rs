@@ -24,7 +24,8 @@
 //! | `volatile` | promises and memory, which a restart forgets |
 //! | `jobs` | what happens in the background: spare segments and volumes |
 //! | `checkpoint` | overlay to run, manifest, merges, the index |
-//! | `rot` | run blocks that rotted: what they hid is on record, and not answered |
+//! | `cleanse` | filled ranges leave the record once nothing void is left of them |
+//! | `rot` | run blocks that rotted: what they hid is on record, not answered, and filled again |
 //! | `scrub` | every live byte read again, at a set rate |
 //! | `culprits` | which registers name a shard that was found rotten |
 //! | `recycle` | segments used again, live shards moved out of them |
@@ -36,6 +37,7 @@
 mod audit;
 mod checkpoint;
 mod chores;
+mod cleanse;
 mod culprits;
 mod erase;
 mod evacuate;
@@ -490,11 +492,5 @@ impl Drive {
     /// The drive's identity on the wire.
     const fn id(&self) -> DriveId {
         self.identity.drive
-    }
-
-    /// Whether a dropped operation's shard is still somewhere: pinned, or waiting for its batch.
-    fn dropped_place(&self, operation: OperationId) -> Option<crate::value::PlaceRecord> {
-        let waiting = self.freeing.values().flatten().find(|d| d.operation == operation);
-        waiting.map(|d| d.record.clone()).or_else(|| self.pins.lingering(operation))
     }
 }

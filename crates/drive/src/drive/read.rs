@@ -107,7 +107,8 @@ impl Drive {
         self.volatile.promise(key, prepare.ballot);
         found.state.promise = prepare.ballot;
         let remembers = remembers_since(&found.state, &drive, prepare.since);
-        Ok(view_reply(found.state.into_view(drive.floor, self.counts(), remembers), shards))
+        let counts = self.counts_for(&prepare.key.encode());
+        Ok(view_reply(found.state.into_view(drive.floor, counts, remembers), shards))
     }
 
     /// Makes sure that the ceiling covers a promise; returns the batch that the promise waits for.
@@ -130,7 +131,8 @@ impl Drive {
             found.state.registers.retain(|other, _| *other == version);
         }
         let shards = self.inline_shards(&found, read.inline, gate)?;
-        let view = found.state.into_view(self.volatile.floor, self.counts(), false);
+        let view =
+            found.state.into_view(self.volatile.floor, self.counts_for(&read.key.encode()), false);
         Ok(view_reply(KeyView { highest, ..view }, shards))
     }
 
@@ -256,7 +258,7 @@ impl Drive {
         let mut keys: Vec<(Bytes, KeyState)> = Vec::with_capacity(limit + 1);
         let mut gaps = Vec::new();
         loop {
-            let page = self.table.layers.scan(&start, end.as_deref(), limit + 1)?;
+            let page = self.table.layers.scan_counting(&start, end.as_deref(), limit + 1)?;
             *gate = (*gate).max(page.gate);
             if let Some(gap) = &page.gap {
                 gaps.push(gap_of_names(scan, gap));

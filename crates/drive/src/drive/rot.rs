@@ -5,9 +5,11 @@
 //! look-up, walk, merge, replay --RottenRange--> met -> tick: Rot logged -> hidden; checkpoint; merges
 //! ```
 
-use holdfast_types::OperationId;
+use holdfast_register::Refusal;
+use holdfast_types::{ErrorClass, OperationId};
 
 use crate::{
+    api::{DriveReply, Filled, Issue},
     log::record::Record,
     overlay::BaseError,
     rot::{RANGES_MAX, RotRange},
@@ -16,7 +18,7 @@ use crate::{
     volume::VolumeSet,
 };
 
-use super::{Drive, Stop};
+use super::{Decision, Drive, Stop};
 
 impl Drive {
     /// Logs the ranges of rot met since.
@@ -24,7 +26,7 @@ impl Drive {
         for met in self.table.layers.take_met() {
             let range = RotRange::from(&met);
             let rot = self.table.layers.rot();
-            if rot.knows(&range) || rot.all().len() >= RANGES_MAX {
+            if rot.knows(&range) || !rot.has_room() {
                 continue;
             }
             tracing::error!(
@@ -38,15 +40,60 @@ impl Drive {
         }
     }
 
+    /// Ranges of registers that are hidden or open.
+    pub(super) fn unfilled(&self) -> usize {
+        let ranges = self.table.layers.rot().all().iter();
+        ranges.filter(|range| range.is_of_registers() && range.is_unfilled()).count()
+    }
+
     /// What an operator is told of it.
     pub(super) fn told_of_rot(&self) -> Option<String> {
-        let count = self.table.layers.rot().all().len();
+        let ranges = self.table.layers.rot().all().iter();
+        let count = ranges.filter(|range| range.is_unfilled()).count();
         (count > 0).then(|| {
             format!(
                 "rot in its records hid what it knew of {count} ranges of keys, about which it answers \
-                 nothing; once all others of its set are whole, put a blank drive in its place"
+                 nothing until they are filled from the other drives of its set"
             )
         })
+    }
+
+    /// Opens hidden ranges of registers (INV-FILL-1). One record: with the floor at which all is refused that
+    /// was ever accepted or promised here, and with the position below which all is void.
+    pub(super) fn fill(&mut self, issue: &Issue, gate: &mut u64) -> Decision {
+        self.take_membership(issue)?;
+        *gate = (*gate).max(self.epoch_gate);
+        if self.table.layers.rot().to_open(issue.epoch).next().is_none() {
+            return Ok(DriveReply::Done);
+        }
+        if self.table.layers.is_frozen() {
+            // It holds slots of before, which are read without their position.
+            let message = "fill: an overlay is being written; ask again";
+            return Err(Stop::Failed(ErrorClass::Overloaded, message.to_owned()));
+        }
+        let known = self.table.highest.max(self.table.facts.floor);
+        let floor = self.volatile.highest().max(known);
+        let appended = self.record(&Record::Fill { epoch: issue.epoch, floor }, true)?;
+        self.volatile.floor = self.volatile.floor.max(floor);
+        // What it accepted in these ranges it does not have any more (INV-REG-4).
+        self.volatile.forget_all(self.now());
+        *gate = (*gate).max(appended.batch);
+        Ok(DriveReply::Done)
+    }
+
+    /// Open ranges count from now on.
+    pub(super) fn filled(&mut self, filled: &Filled, gate: &mut u64) -> Decision {
+        let current = self.table.facts.set_epoch;
+        if filled.epoch < current {
+            // The set has changed since the proof was begun: it may have missed something.
+            return Err(Refusal::SetOutdated { current }.into());
+        }
+        if filled.ranges.len() > RANGES_MAX {
+            return Err(Stop::invalid("filled: there are not so many ranges"));
+        }
+        let appended = self.record(&Record::Filled(filled.ranges.clone()), true)?;
+        *gate = (*gate).max(appended.batch);
+        Ok(DriveReply::Done)
     }
 }
 

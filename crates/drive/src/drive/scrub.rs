@@ -276,7 +276,7 @@ impl Drive {
     fn pass_hidden(&mut self, from: &Bytes, met: &RottenRange) {
         self.table.layers.meet(met.clone());
         let rot = self.table.layers.rot();
-        let is_known = rot.knows(&met.into()) || rot.all().len() >= crate::rot::RANGES_MAX;
+        let is_known = rot.knows(&met.into()) || !rot.has_room();
         let starts_here = met.start <= *from;
         if !(is_known && starts_here) {
             // The next tick puts it on record, and the scan then ends before it.

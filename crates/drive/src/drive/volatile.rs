@@ -77,6 +77,13 @@ impl Volatile {
         }
     }
 
+    /// Forgets all that was accepted: from `now` on the memory is complete again.
+    pub(super) fn forget_all(&mut self, now: HybridTime) {
+        self.since = self.since.max(now);
+        self.memory.clear();
+        self.order.clear();
+    }
+
     /// Forgets what is too old, or too much.
     pub(super) fn forget(&mut self, now: HybridTime) {
         let horizon = HybridTime::from_micros(now.micros().saturating_sub(limits::MEMORY_MICROS));

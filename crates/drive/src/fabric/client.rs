@@ -331,7 +331,11 @@ fn weight(request: &DriveRequest) -> usize {
             }
             MemberRequest::ListIndex(list) => list.start.len(),
             MemberRequest::Restock(r) => 2 * r.key.name.len() + source(&r.source),
-            MemberRequest::Membership | MemberRequest::Rebuilt(_) => 0,
+            MemberRequest::Fill(issue) => issue.membership.len(),
+            MemberRequest::Filled(filled) => {
+                filled.ranges.iter().map(|r| r.start.len() + r.end.len() + 80).sum()
+            }
+            MemberRequest::Membership | MemberRequest::Rebuilt(_) | MemberRequest::Ranges => 0,
         },
         DriveRequest::InstallBucket(_) | DriveRequest::Facts | DriveRequest::Scrub(_) => 0,
     };

@@ -16,6 +16,9 @@
 //! 11 Erase   register key blob
 //! 12 Rot     first key blob | end blob | log position varint | highest ballot 28
 //! 13 Scrub   book, as in scrub.rs
+//! 14 Fill    set epoch varint | floor 28
+//! 15 Filled  count varint, each: range, as in the manifest
+//! 16 Healed  count varint, each: range, as in the manifest
 //! ```
 
 use bytes::Bytes;
@@ -28,7 +31,7 @@ use holdfast_types::{
 
 use crate::{
     member::Standing,
-    rot::RotRange,
+    rot::{RANGES_MAX, RotRange},
     scrub::Book,
     value::{Note, Place, decode_held, encode_held},
 };
@@ -46,6 +49,9 @@ const STAND: u8 = 10;
 const ERASE: u8 = 11;
 const ROT: u8 = 12;
 const SCRUB: u8 = 13;
+const FILL: u8 = 14;
+const FILLED: u8 = 15;
+const HEALED: u8 = 16;
 
 /// Marks inline bytes that ride in the record itself.
 const INLINE: u8 = 1;
@@ -142,6 +148,18 @@ pub enum Record {
     Rot(RotRange),
     /// How the scrub stands, exact as of this record.
     Scrub(Box<Book>),
+    /// Hidden ranges of registers that were recorded under an older epoch are open from here on: what lies
+    /// below is void.
+    Fill {
+        /// The set epoch that min(W, n - 1) others have adopted.
+        epoch: SetEpoch,
+        /// Everything is promised at least here.
+        floor: Ballot,
+    },
+    /// Open ranges, as they stand, have what they should have.
+    Filled(Vec<RotRange>),
+    /// Of filled ranges, as they stand, nothing that is void is left in runs and index.
+    Healed(Vec<RotRange>),
 }
 
 /// A shard that a record brings.
@@ -246,14 +264,35 @@ impl Record {
                 out.blob(register);
                 (ERASE, &[])
             }
+            rare => (rare.encode_rare(out), &[]),
+        }
+    }
+
+    /// The kinds that rot and scrubs bring.
+    fn encode_rare(&self, out: &mut Writer) -> u8 {
+        match self {
             Self::Rot(range) => {
-                range.encode(out);
-                (ROT, &[])
+                range.encode_met(out);
+                ROT
+            }
+            Self::Fill { epoch, floor } => {
+                out.varint(epoch.0);
+                floor.encode(out);
+                FILL
+            }
+            Self::Filled(ranges) => {
+                encode_ranges(ranges, out);
+                FILLED
+            }
+            Self::Healed(ranges) => {
+                encode_ranges(ranges, out);
+                HEALED
             }
             Self::Scrub(book) => {
                 book.encode(out);
-                (SCRUB, &[])
+                SCRUB
             }
+            _ => unreachable!("the other kinds are encoded where they are asked for"),
         }
     }
 
@@ -309,11 +348,27 @@ impl Record {
                 purge_floor: Ballot::decode(body)?,
             },
             ERASE => Self::Erase { register: body.blob_bytes()? },
-            ROT => Self::Rot(RotRange::decode(body)?),
+            ROT => Self::Rot(RotRange::decode_met(body)?),
+            FILL => Self::Fill { epoch: SetEpoch(body.varint()?), floor: Ballot::decode(body)? },
+            FILLED => Self::Filled(decode_ranges(body)?),
+            HEALED => Self::Healed(decode_ranges(body)?),
             SCRUB => Self::Scrub(Box::new(Book::decode(body)?)),
             _ => return Err(CodecError::Unknown("log record")),
         })
     }
+}
+
+fn encode_ranges(ranges: &[RotRange], out: &mut Writer) {
+    out.varint(ranges.len() as u64);
+    ranges.iter().for_each(|range| range.encode(out));
+}
+
+fn decode_ranges(input: &mut Reader<'_>) -> Result<Vec<RotRange>, CodecError> {
+    let count = input.narrow::<usize>()?;
+    if count > RANGES_MAX {
+        return Err(CodecError::TooLong("ranges"));
+    }
+    (0..count).map(|_| RotRange::decode(input)).collect()
 }
 
 impl NewShard {

@@ -1,7 +1,7 @@
 //! The bytes of a manifest (docs/format/index.md).
 //!
 //! ```text
-//! magic 8 = "HFMANIF4" | drive 16 | sequence u64
+//! magic 8 = "HFMANIF5" | drive 16 | sequence u64
 //!   | log: segment varint, offset varint, batch varint, chain 16
 //!   | facts: open count varint, set epoch varint, standing u8, floor 28, ceiling 28, purge floor 28,
 //!            registers varint, repairs varint, used bytes varint,
@@ -12,7 +12,8 @@
 //!   | segments: count varint, each: segment, live shards, live bytes, last batch varint
 //!   | runs: count varint, newest first, each: id, items, removals, bytes, lsn min, lsn max varint,
 //!           first key blob, last key blob, highest ballot 28
-//!   | rot: count varint, each: first key blob, end blob, log position varint, highest ballot 28
+//!   | rot: count varint, each: first key blob, end blob, log position varint, highest ballot 28,
+//!          set epoch varint, standing u8: 0 hidden, 1 open, 2 filled; since log position varint
 //!   | scrub: book, as in scrub.rs
 //!   | checksum 16 (XXH3-128 over all before it)
 //! page ref | form u8: 0 all free, 1 all taken, 2 stored: slot varint, checksum 16
@@ -37,7 +38,10 @@ use crate::{
     scrub::Book,
 };
 
-const MAGIC: [u8; 8] = *b"HFMANIF4";
+const MAGIC: [u8; 8] = *b"HFMANIF5";
+
+/// The form before it: ranges of rot had no epoch and no standing.
+const MAGIC_BEFORE: [u8; 8] = *b"HFMANIF4";
 const CHECKSUM_BYTES: usize = 16;
 
 /// Bytes of a bitmap page.
@@ -190,7 +194,8 @@ pub fn decode(bytes: &[u8]) -> Result<(Checkpoint, Pages), CodecError> {
         return Err(CodecError::Unknown("manifest checksum"));
     }
     let mut input = Reader::new(body);
-    if input.array::<8>()? != MAGIC {
+    let magic = input.array::<8>()?;
+    if magic != MAGIC && magic != MAGIC_BEFORE {
         return Err(CodecError::Unknown("manifest format"));
     }
     let drive = DriveId::from_bytes(input.array()?);
@@ -203,7 +208,16 @@ pub fn decode(bytes: &[u8]) -> Result<(Checkpoint, Pages), CodecError> {
     let volumes = decode_list(&mut input, |input| decode_volume(input, &mut pages))?;
     let segments = decode_list(&mut input, decode_segment)?;
     let runs = decode_list(&mut input, decode_run)?;
-    let rot = RotRanges::new(decode_list(&mut input, RotRange::decode)?);
+    let rot = if magic == MAGIC {
+        RotRanges::new(decode_list(&mut input, RotRange::decode)?)
+    } else {
+        // Added one by one: they may meet, and cover several kinds.
+        let mut rot = RotRanges::default();
+        for range in decode_list(&mut input, RotRange::decode_met)? {
+            rot.add(RotRange { epoch: facts.set_epoch, ..range });
+        }
+        rot
+    };
     let scrub = Book::decode(&mut input)?;
     input.finish()?;
     let checkpoint = Checkpoint {

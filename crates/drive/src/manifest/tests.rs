@@ -66,6 +66,8 @@ fn checkpoint(sequence: u64, random: &SeededRandom) -> Checkpoint {
             end: Bytes::copy_from_slice(&[2]),
             upto: Lsn(sequence),
             highest: ballot(sequence),
+            epoch: SetEpoch(sequence),
+            standing: crate::rot::RotStanding::Open(Lsn(sequence + 1)),
         }]),
         runs: vec![run(2), run(1)],
     }

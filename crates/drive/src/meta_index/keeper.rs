@@ -172,6 +172,19 @@ impl IndexKeeper {
         self.faults.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(%error, "the index is set aside: the runs answer while it is built anew");
         self.wants_rebuild.store(true, Ordering::Release);
+        self.close(index);
+    }
+
+    /// Stops asking the index, for it may hold what is void, and wants it built anew from the runs. `false` when
+    /// there is none.
+    pub fn begin_anew(&self) -> bool {
+        let Some(index) = self.trusted.write().take() else { return false };
+        self.wants_rebuild.store(true, Ordering::Release);
+        self.close(index);
+        true
+    }
+
+    fn close(&self, index: Arc<dyn MetaIndex>) {
         if matches!(self.backend, IndexBackend::Sled { .. }) {
             // Closing a sled that met rot may hang: not on a thread that anybody needs.
             let closing = std::thread::Builder::new().name("sled-close".to_owned());
@@ -270,7 +283,8 @@ impl IndexKeeper {
         stretch: &Stretch,
         hidden: &RotRanges,
     ) -> Result<Option<Bytes>, IndexError> {
-        if hidden.first_in(&stretch.start, stretch.end).is_some() {
+        let passed = |rot: &RotRanges| rot.touches(&stretch.start, stretch.end);
+        if passed(hidden) || passed(set.rot()) {
             return Ok(None);
         }
         let shown = Arc::new(Mutex::new(IndexPage::default()));
@@ -298,7 +312,9 @@ impl IndexKeeper {
     /// # Errors
     /// [`RunError`], from the runs; an index that fails is distrusted and not asked.
     pub fn get(&self, runs: &RunSet, key: &[u8]) -> Result<Option<Bytes>, RunError> {
-        if let Some(index) = self.trusted().filter(|_| self.content.holds(key)) {
+        // The index may hold what is void: there the runs alone answer.
+        let is_void = runs.rot().touches(key, Some(&crate::runs::set::behind(key)));
+        if let Some(index) = self.trusted().filter(|_| self.content.holds(key) && !is_void) {
             match index.get(key) {
                 Ok(Lookup::Absent) => return Ok(None),
                 Ok(Lookup::Value { bytes, .. }) => return Ok(Some(bytes)),
@@ -321,7 +337,7 @@ impl IndexKeeper {
         end: Option<&[u8]>,
         limit: usize,
     ) -> Result<(Vec<(Bytes, Bytes)>, bool), RunError> {
-        let held = self.content.holds_range(start, end);
+        let held = self.content.holds_range(start, end) && !runs.rot().touches(start, end);
         if let Some(index) = self.trusted().filter(|_| held) {
             match index.scan(start, end, limit) {
                 Ok(page) => {

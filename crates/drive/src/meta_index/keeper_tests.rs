@@ -7,7 +7,7 @@ use holdfast_types::{
     seam::{Random, SeededRandom},
 };
 
-use crate::rot::RotRanges;
+use crate::rot::{RotRange, RotRanges, RotStanding};
 
 use super::keeper::*;
 use super::{sled::IndexDir, *};
@@ -210,6 +210,43 @@ fn an_index_ahead_of_the_runs_is_not_accused() {
     medium.falsify(3).unwrap();
     keeper.sample(&rig.store, &RotRanges::default());
     assert_eq!(keeper.faults(), 1);
+}
+
+/// Goal: INV-FILL-1: of what is void nothing comes from the index, which holds it, nor from the runs, and what
+/// came since does; an index that is begun anew is not asked any more. Method: checkpoints; all registers are
+/// hidden and opened; checkpoints of the same keys; every look-up there is.
+#[test]
+fn what_is_void_is_not_answered() {
+    for content in CONTENTS {
+        let medium = MemoryMedium::new();
+        let mut rig = Rig::new(7);
+        let keeper = memory(&medium, content);
+        assert!(keeper.rebuild(&rig.store));
+        (0..3).for_each(|_| rig.checkpoint(&keeper));
+        let mut rot = RotRanges::default();
+        rot.add(RotRange {
+            start: Bytes::from_static(&[1]),
+            end: Bytes::from_static(&[6]),
+            upto: Lsn(rig.lsn),
+            highest: Ballot::ZERO,
+            epoch: holdfast_types::SetEpoch(1),
+            standing: RotStanding::Hidden,
+        });
+        assert_eq!(rot.open(holdfast_types::SetEpoch(2), Lsn(rig.lsn + 1)).len(), 1);
+        rig.store.pass_by(&rot);
+        rig.model.clear();
+        rig.check(&keeper);
+        for _ in 0..3 {
+            rig.checkpoint(&keeper);
+            rig.check(&keeper);
+            keeper.sample(&rig.store, &RotRanges::default());
+        }
+        assert_eq!(keeper.faults(), 0);
+        assert!(keeper.begin_anew() && keeper.wants_rebuild() && !keeper.begin_anew());
+        rig.check(&keeper);
+        assert!(keeper.rebuild(&rig.store));
+        rig.check(&keeper);
+    }
 }
 
 /// Goal: the same with sled on a real folder: fed, deleted under it, rebuilt, opened again.

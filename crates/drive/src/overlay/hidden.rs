@@ -1,9 +1,11 @@
 //! What rot hides from look-ups (ADR 0017).
 
 use bytes::Bytes;
+use holdfast_types::SetEpoch;
 
 use super::{BaseError, Layers};
 use crate::{
+    meta_index::Lsn,
     rot::{RANGES_MAX, RotRange, RotRanges},
     runs::RottenRange,
 };
@@ -18,12 +20,51 @@ impl Layers {
     /// Hides a range, which is on record now.
     pub fn hide(&mut self, range: RotRange) {
         self.rot.add(range);
+        self.rot_changed();
+    }
+
+    /// What is on record of rot.
+    pub fn restore_rot(&mut self, rot: RotRanges) {
+        self.rot = rot;
+        self.rot_changed();
+    }
+
+    /// Hidden ranges of registers are open from a log position on. Whatever lies below is void, in memory,
+    /// runs and index alike.
+    ///
+    /// # Panics
+    /// When an overlay is set aside: its slots would be void, and are read without their position.
+    pub fn open(&mut self, epoch: SetEpoch, since: Lsn) {
+        assert!(self.frozen.is_none(), "a range is opened while no overlay is written");
+        for range in self.rot.open(epoch, since) {
+            self.overlay.drop_range(&range.start, range.behind().as_deref());
+        }
+        self.rot_changed();
+    }
+
+    /// Open ranges are filled.
+    pub fn fill(&mut self, ranges: &[RotRange]) {
+        self.rot.fill(ranges);
+        self.rot_changed();
+    }
+
+    /// Of filled ranges nothing is left that is void.
+    pub fn forget_rot(&mut self, ranges: &[RotRange]) {
+        self.rot.forget(ranges);
+        self.rot_changed();
+    }
+
+    pub(super) fn rot_changed(&mut self) {
+        self.base.pass_by(&self.rot);
+        self.base_changed();
     }
 
     /// Whether rot hides what is known of a key: rot on record or, in replay, met on the way.
     #[must_use]
     pub fn is_hidden(&self, key: &[u8]) -> bool {
-        let met = || self.met.lock().iter().any(|met| RotRange::from(met).holds(key));
+        let hides =
+            |met: &RottenRange| RotRange::from(met).holds(key) && !self.rot.voids(key, met.upto);
+        let met = || self.met.lock().iter().any(hides);
         self.rot.of(key).is_some() || (self.replaying && met())
     }
 

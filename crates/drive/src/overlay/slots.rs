@@ -64,6 +64,15 @@ impl Overlay {
         }
     }
 
+    /// Drops the slots of a range of keys, as if they had never been put.
+    pub(super) fn drop_range(&mut self, start: &[u8], end: Option<&[u8]>) {
+        let keys: Vec<Bytes> = self.range(start, end).map(|(key, _)| key.clone()).collect();
+        for key in keys {
+            let gone = self.slots.remove(&key).and_then(|slot| slot.value);
+            self.weight -= SLOT_BYTES + key.len() as u64 + gone.map_or(0, |value| value.weight());
+        }
+    }
+
     /// Slots in a range of keys.
     pub fn range<'a>(
         &'a self,

@@ -5,20 +5,37 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{Patience, Run, RunContent, RunCursor, RunError, RunItem, RunMeta, plan::plan_merge};
-use crate::{meta_index::prefix_end, rot::RotRanges};
+use crate::{
+    meta_index::prefix_end,
+    rot::{RotRange, RotRanges},
+};
 
 /// The runs of a drive at one moment, newest first. Immutable: a new run or a merge makes a new set,
 /// and readers keep the one they began with.
 #[derive(Clone, Debug, Default)]
 pub struct RunSet {
     runs: Vec<Arc<Run>>,
+    /// What of the runs' items is void (INV-FILL-1).
+    rot: Arc<RotRanges>,
 }
 
 impl RunSet {
     /// A set of `runs`, newest first.
     #[must_use]
-    pub const fn new(runs: Vec<Arc<Run>>) -> Self {
-        Self { runs }
+    pub fn new(runs: Vec<Arc<Run>>) -> Self {
+        Self { runs, rot: Arc::default() }
+    }
+
+    /// The set, passing by what is void by `rot`.
+    #[must_use]
+    pub fn beside(&self, rot: Arc<RotRanges>) -> Self {
+        Self { runs: self.runs.clone(), rot }
+    }
+
+    /// What rot hides, or makes void.
+    #[must_use]
+    pub fn rot(&self) -> &RotRanges {
+        &self.rot
     }
 
     /// The runs, newest first.
@@ -39,7 +56,7 @@ impl RunSet {
         let mut runs = Vec::with_capacity(self.runs.len() + 1);
         runs.push(run);
         runs.extend(self.runs.iter().cloned());
-        Self { runs }
+        Self { runs, rot: self.rot.clone() }
     }
 
     /// The set with `merged` (`None` when nothing was left) in the place of `inputs`, which adjoin.
@@ -54,7 +71,7 @@ impl RunSet {
         }
         let mut runs = self.runs.clone();
         runs.splice(at..at + inputs.len(), merged);
-        Some(Self { runs })
+        Some(Self { runs, rot: self.rot.clone() })
     }
 
     /// The runs to merge next, if it is worth it, and whether they reach the oldest run, so that
@@ -82,8 +99,15 @@ impl RunSet {
     /// (INV-RUN-1).
     pub fn get(&self, key: &[u8], patience: Patience) -> Result<Option<RunItem>, RunError> {
         for run in &self.runs {
-            if let Some(item) = run.get(key, patience)? {
-                return Ok(is_live(&item).then_some(item));
+            match run.get(key, patience) {
+                Ok(Some(item)) => {
+                    // What is below a void item is older, and void, too.
+                    let holds = is_live(&item) && !self.rot.voids(key, item.lsn);
+                    return Ok(holds.then_some(item));
+                }
+                Ok(None) => {}
+                Err(RunError::Rotten(met)) if self.rot.voids(key, met.upto) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(None)
@@ -102,7 +126,8 @@ impl RunSet {
             return Ok(found);
         }
         let end = prefix_end(prefix);
-        let mut items = MergeIter::new(holders, prefix, end.as_deref(), Merge::Read, patience);
+        let items = MergeIter::new(holders, prefix, end.as_deref(), Merge::Read, patience);
+        let mut items = items.around(self.rot.clone());
         while let Some(item) = items.next_item()? {
             found.push(item);
         }
@@ -112,7 +137,8 @@ impl RunSet {
     /// What is held from `start` (inclusive) to `end` (exclusive), in key order.
     #[must_use]
     pub fn iter(&self, start: &[u8], end: Option<&[u8]>) -> MergeIter {
-        MergeIter::new(self.runs.clone(), start, end, Merge::Read, Patience::Waits)
+        let items = MergeIter::new(self.runs.clone(), start, end, Merge::Read, Patience::Waits);
+        items.around(self.rot.clone())
     }
 }
 
@@ -132,8 +158,10 @@ pub struct MergeIter {
     heads: Vec<Head>,
     merge: Merge,
     started: bool,
-    /// Rot that is gone round: it is on record.
-    known: RotRanges,
+    start: Bytes,
+    end: Option<Bytes>,
+    /// Rot that is gone round, and what is void by it.
+    known: Arc<RotRanges>,
 }
 
 struct Head {
@@ -142,14 +170,39 @@ struct Head {
 }
 
 impl Head {
-    fn next_item(&mut self, known: &RotRanges) -> Result<Option<RunItem>, RunError> {
+    fn next_item(
+        &mut self,
+        passes: impl Fn(&RotRange) -> bool,
+    ) -> Result<Option<RunItem>, RunError> {
         loop {
             match self.cursor.next_item() {
-                Err(RunError::Rotten(met)) if known.knows(&(&met).into()) => {}
+                Err(RunError::Rotten(met)) if passes(&(&met).into()) => {}
                 other => return other,
             }
         }
     }
+}
+
+/// Whether an iteration from `start` to `end` may go round a rotten block. A merge may, once it is on record;
+/// an answer only where all that the block held is void.
+fn passes_by(
+    merge: Merge,
+    (start, end): (&[u8], Option<&[u8]>),
+    known: &RotRanges,
+    met: &RotRange,
+) -> bool {
+    if known.is_empty() {
+        return false;
+    }
+    if merge != Merge::Read {
+        return known.knows(met);
+    }
+    let behind = (!met.end.is_empty()).then_some(&met.end[..]);
+    let end = match (behind, end) {
+        (Some(behind), Some(end)) => Some(behind.min(end)),
+        (one, other) => one.or(other),
+    };
+    known.voids_all(start.max(&met.start), end, met.upto)
 }
 
 impl MergeIter {
@@ -165,13 +218,14 @@ impl MergeIter {
         let keep = merge == Merge::Read;
         let cursor = |run| RunCursor::new(run, start, end, keep, patience);
         let heads = runs.into_iter().map(|run| Head { cursor: cursor(run), item: None }).collect();
-        Self { heads, merge, started: false, known: RotRanges::default() }
+        let (start, end) = (Bytes::copy_from_slice(start), end.map(Bytes::copy_from_slice));
+        Self { heads, merge, started: false, start, end, known: Arc::default() }
     }
 
-    /// Goes round rotten blocks whose ranges are `known`: for merges, for whoever asks is not answered
-    /// in these ranges.
+    /// Leaves out what is void by ranges that are `known`, and goes round rotten blocks: those that held
+    /// nothing else and, in a merge, all that are known, for whoever asks is not answered in these ranges.
     #[must_use]
-    pub fn around(self, known: RotRanges) -> Self {
+    pub fn around(self, known: Arc<RotRanges>) -> Self {
         Self { known, ..self }
     }
 
@@ -182,12 +236,18 @@ impl MergeIter {
     pub fn next_item(&mut self) -> Result<Option<RunItem>, RunError> {
         if !self.started {
             self.started = true;
-            for head in &mut self.heads {
-                head.item = head.next_item(&self.known)?;
+            let Self { heads, merge, known, start, end, .. } = self;
+            for head in heads {
+                let span = (&start[..], end.as_deref());
+                head.item = head.next_item(|met| passes_by(*merge, span, known, met))?;
             }
         }
         loop {
             let Some(item) = self.pop_least()? else { return Ok(None) };
+            // The newest of its key: what is older is void, too.
+            if self.known.voids(&item.key, item.lsn) {
+                continue;
+            }
             if self.merge == Merge::KeepRemovals || is_live(&item) {
                 return Ok(Some(item));
             }
@@ -199,11 +259,13 @@ impl MergeIter {
         let least = self.heads.iter().filter_map(|head| head.item.as_ref()).map(|item| &item.key);
         let Some(least) = least.min().cloned() else { return Ok(None) };
         let mut newest: Option<RunItem> = None;
-        for head in &mut self.heads {
+        let Self { heads, merge, known, start, end, .. } = self;
+        for head in heads {
             if head.item.as_ref().is_none_or(|item| item.key != least) {
                 continue;
             }
-            let next = head.next_item(&self.known)?;
+            let span = (&start[..], end.as_deref());
+            let next = head.next_item(|met| passes_by(*merge, span, known, met))?;
             let item = std::mem::replace(&mut head.item, next);
             newest = newest.or(item);
         }

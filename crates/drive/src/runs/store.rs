@@ -78,6 +78,20 @@ impl RunStore {
         Arc::clone(&self.set.read())
     }
 
+    /// What rot hides, or makes void, from now on: answers pass by what is void.
+    pub fn pass_by(&self, rot: &RotRanges) {
+        let mut set = self.set.write();
+        if set.rot() != rot {
+            *set = Arc::new(set.beside(Arc::new(rot.clone())));
+        }
+    }
+
+    /// The number that the next run gets, or one below it.
+    #[must_use]
+    pub fn next_id(&self) -> RunId {
+        RunId(self.next.load(Ordering::Acquire))
+    }
+
     /// Writes `items`, which rise by key, as a run, durably. It does not answer before
     /// [`Self::install_newest`]. `None` when there are no items.
     ///
@@ -110,7 +124,7 @@ impl RunStore {
         let drops = reaches_oldest && !self.keep_removals.load(Ordering::Acquire);
         let merge = if drops { Merge::DropRemovals } else { Merge::KeepRemovals };
         let items = MergeIter::new(inputs.to_vec(), &[], None, merge, Patience::Waits);
-        let mut items = items.around(known.clone());
+        let mut items = items.around(Arc::new(known.clone()));
         let mut writer = self.writer(items_max)?;
         while let Some(item) = items.next_item()? {
             writer.add(&item)?;
@@ -125,7 +139,7 @@ impl RunStore {
     }
 
     fn writer(&self, items_max: u64) -> Result<RunWriter, RunError> {
-        let id = RunId(self.next.fetch_add(1, Ordering::Relaxed));
+        let id = RunId(self.next.fetch_add(1, Ordering::AcqRel));
         RunWriter::create(&*self.disk, self.drive, id, items_max)
     }
 

@@ -1,6 +1,7 @@
 //! Rot on a drive: found out when a reader complains, recorded, survived, healed. The drive takes
 //! nobody's word for it, and what is left of a rotten shard stays until another copy is there.
 
+mod fill;
 mod runs;
 mod scrub;
 mod vouching;
@@ -74,8 +75,13 @@ fn object(n: u64, len: usize) -> Object {
     Object { key: RegisterKey::object(BUCKET.id, format!("k{n}")), entry, shard }
 }
 
+thread_local! {
+    /// The set epoch that this test's requests carry.
+    static EPOCH: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
 fn scope() -> Scope {
-    Scope { bucket: BUCKET, set: SetIndex(0), set_epoch: SetEpoch(0) }
+    Scope { bucket: BUCKET, set: SetIndex(0), set_epoch: SetEpoch(EPOCH.get()) }
 }
 
 fn options() -> DriveOptions {

@@ -15,7 +15,7 @@ use super::{Object, Rig, object, patient, scope};
 
 impl Rig {
     /// Walks the index; the keys it shows, and the gaps.
-    fn index(&mut self) -> (Vec<RegisterKey>, Vec<Gap>) {
+    pub(super) fn index(&mut self) -> (Vec<RegisterKey>, Vec<Gap>) {
         let (mut start, mut keys, mut gaps) = (Bytes::new(), Vec::new(), Vec::new());
         loop {
             let list = ListIndex { scope: scope(), start: start.clone(), end: None, limit: 16 };
@@ -36,7 +36,7 @@ impl Rig {
     }
 
     /// Scans the bucket; the names it shows, and the gaps.
-    fn names(&mut self, limit: u32) -> (Vec<Bytes>, Vec<Gap>) {
+    pub(super) fn names(&mut self, limit: u32) -> (Vec<Bytes>, Vec<Gap>) {
         let (mut start, mut names, mut gaps) = (Bytes::new(), Vec::<Bytes>::new(), Vec::new());
         loop {
             let scan = Scan {

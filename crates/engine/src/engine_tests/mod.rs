@@ -3,6 +3,7 @@
 mod admin;
 mod conditions;
 mod faults;
+mod filling;
 mod healing;
 mod holes;
 mod members;

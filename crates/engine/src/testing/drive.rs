@@ -334,7 +334,7 @@ impl MemoryDrive {
     fn prepare(&mut self, now: HybridTime, prepare: Prepare) -> DriveResult {
         self.admit(now, prepare.scope, false)?;
         let view = self.view(now);
-        let (floor, counts) = (self.floor, self.counts);
+        let (floor, counts) = (self.floor, self.counts_for(&prepare.key));
         let state = self.keys.entry(prepare.key.clone()).or_default();
         let remembers = decide::remembers_since(state, &view, prepare.since);
         let decided = decide::decide_prepare(state, &view, prepare.ballot);
@@ -351,7 +351,7 @@ impl MemoryDrive {
 
     fn read(&mut self, now: HybridTime, read: Read) -> DriveResult {
         self.admit(now, read.scope, false)?;
-        let mut view = self.state(&read.key).view(self.floor, self.counts, true);
+        let mut view = self.state(&read.key).view(self.floor, self.counts_for(&read.key), true);
         view.memory.clear();
         if let Some(version) = read.version {
             view.registers.retain(|held, _| *held == version);

@@ -121,6 +121,12 @@ impl SetLayout {
         next
     }
 
+    /// The same membership under the next epoch: a drive has forgotten some of what it accepted (ADR 0019).
+    #[must_use]
+    pub fn renewed(&self) -> Self {
+        Self { epoch: SetEpoch(self.epoch.0 + 1), ..self.clone() }
+    }
+
     /// Drives that count.
     #[must_use]
     pub fn counting(&self) -> usize {

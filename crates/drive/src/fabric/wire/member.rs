@@ -1,8 +1,10 @@
 //! How drives come and go, as messages and back.
 
+use bytes::Bytes;
 use holdfast_proto::{WireError, v1, value};
 use holdfast_types::{
-    BucketStamp, RegisterKey, SetEpoch, SetIndex, ShardIndex, VersionId, codec::CodecError,
+    BucketStamp, RegisterKey, SetEpoch, SetIndex, ShardIndex, VersionId,
+    codec::{CodecError, Reader, Writer},
 };
 
 use super::{
@@ -11,9 +13,12 @@ use super::{
     request::{operation, read_source, source},
     scope,
 };
-use crate::api::{
-    Begin, Gap, IndexEntry, IndexLine, IndexPage, Issue, Issued, ListIndex, MemberReply,
-    MemberRequest, Restock, Standing,
+use crate::{
+    api::{
+        Begin, Filled, Gap, IndexEntry, IndexLine, IndexPage, Issue, Issued, ListIndex,
+        MemberReply, MemberRequest, Restock, RotRange, Standing,
+    },
+    rot::RANGES_MAX,
 };
 
 /// Buckets of a table at most: far above what a cluster has.
@@ -29,6 +34,12 @@ pub(super) fn request(asked: &MemberRequest) -> v1::MemberRequest {
             collected: Some(told(&begin.collected)),
         }),
         MemberRequest::Rebuilt(epoch) => Kind::Rebuilt(epoch.0),
+        MemberRequest::Ranges => Kind::Ranges(true),
+        MemberRequest::Fill(issued) => Kind::Fill(issue(issued)),
+        MemberRequest::Filled(filled) => {
+            let ranges = filled.ranges.iter().map(range).collect();
+            Kind::Filled(v1::Filled { epoch: filled.epoch.0, ranges })
+        }
         MemberRequest::ListIndex(list) => Kind::ListIndex(v1::ListIndex {
             scope: Some(scope(&list.scope)),
             start: list.start.clone(),
@@ -57,6 +68,12 @@ pub(super) fn read_request(message: v1::MemberRequest) -> Result<MemberRequest, 
             collected: read_told(&begin.collected.ok_or(WireError::Missing("collected"))?)?,
         }),
         Kind::Rebuilt(epoch) => MemberRequest::Rebuilt(SetEpoch(epoch)),
+        Kind::Ranges(_) => MemberRequest::Ranges,
+        Kind::Fill(issued) => MemberRequest::Fill(read_issue(issued)?),
+        Kind::Filled(filled) => {
+            let (epoch, ranges) = (SetEpoch(filled.epoch), read_ranges(&filled.ranges)?);
+            MemberRequest::Filled(Filled { epoch, ranges })
+        }
         Kind::ListIndex(list) => MemberRequest::ListIndex(ListIndex {
             scope: read_scope(list.scope.as_ref())?,
             start: list.start,
@@ -117,9 +134,12 @@ pub(super) fn reply(told_by: &MemberReply) -> v1::MemberReply {
     use v1::member_reply::Reply as Kind;
     let kind = match told_by {
         MemberReply::Issued(issued) => Kind::Issued(told(issued)),
-        MemberReply::Membership { epoch, document, standing } => {
-            let (epoch, document) = (epoch.0, document.clone());
-            Kind::Membership(v1::Membership { epoch, document, standing: *standing as u32 })
+        MemberReply::Membership { epoch, document, standing, unfilled } => {
+            let (epoch, document, standing) = (epoch.0, document.clone(), *standing as u32);
+            Kind::Membership(v1::Membership { epoch, document, standing, unfilled: *unfilled })
+        }
+        MemberReply::Ranges(ranges) => {
+            Kind::Ranges(v1::Ranges { ranges: ranges.iter().map(range).collect() })
         }
         MemberReply::Index(page) => Kind::Index(v1::IndexPage {
             lines: page.lines.iter().map(line).collect(),
@@ -138,15 +158,37 @@ pub(super) fn read_reply(message: v1::MemberReply) -> Result<MemberReply, WireEr
             let standing = value::narrow::<u8>(known.standing, "standing")?;
             let standing = Standing::try_from(standing)
                 .map_err(|source| WireError::Record { field: "standing", source })?;
-            let epoch = SetEpoch(known.epoch);
-            MemberReply::Membership { epoch, document: known.document, standing }
+            let (epoch, unfilled) = (SetEpoch(known.epoch), known.unfilled);
+            MemberReply::Membership { epoch, document: known.document, standing, unfilled }
         }
+        Kind::Ranges(known) => MemberReply::Ranges(read_ranges(&known.ranges)?),
         Kind::Index(page) => MemberReply::Index(IndexPage {
             lines: page.lines.iter().map(read_line).collect::<Result<_, _>>()?,
             gaps: page.gaps.into_iter().map(read_gap).collect(),
             next: page.next,
         }),
     })
+}
+
+fn range(range: &RotRange) -> Bytes {
+    let mut out = Writer::new();
+    range.encode(&mut out);
+    out.into_bytes().into()
+}
+
+fn read_ranges(messages: &[Bytes]) -> Result<Vec<RotRange>, WireError> {
+    if messages.len() > RANGES_MAX {
+        return Err(WireError::TooLong("ranges"));
+    }
+    let read = |message: &Bytes| {
+        let mut input = Reader::new(message);
+        let range = RotRange::decode(&mut input).and_then(|range| {
+            input.finish()?;
+            Ok(range)
+        });
+        range.map_err(|source| WireError::Record { field: "range", source })
+    };
+    messages.iter().map(read).collect()
 }
 
 pub(super) fn gap(gap: &Gap) -> v1::Gap {

@@ -139,8 +139,11 @@ fn members() -> Vec<MemberRequest> {
     vec![
         MemberRequest::Issue(issue.clone()),
         MemberRequest::Membership,
-        MemberRequest::Begin(Begin { issue, collected: issued() }),
+        MemberRequest::Begin(Begin { issue: issue.clone(), collected: issued() }),
         MemberRequest::Rebuilt(SetEpoch(8)),
+        MemberRequest::Ranges,
+        MemberRequest::Fill(issue),
+        MemberRequest::Filled(Filled { epoch: SetEpoch(9), ranges: ranges() }),
         MemberRequest::ListIndex(ListIndex {
             scope: scope(),
             start: Bytes::new(),
@@ -174,14 +177,33 @@ fn member_replies() -> Vec<MemberReply> {
         epoch: SetEpoch(4),
         document: Bytes::from_static(b"{}"),
         standing,
+        unfilled: 7,
     };
     vec![
         MemberReply::Issued(issued()),
+        MemberReply::Ranges(ranges()),
         MemberReply::Index(IndexPage { lines: vec![line], gaps: gaps(), next: Some(Bytes::new()) }),
         MemberReply::Index(IndexPage::default()),
         known(Standing::Counting),
         known(Standing::Joining),
         known(Standing::Rebuilding),
+    ]
+}
+
+fn ranges() -> Vec<RotRange> {
+    let range = |standing| RotRange {
+        start: Bytes::from_static(b"a"),
+        end: Bytes::new(),
+        upto: crate::meta_index::Lsn(5),
+        highest: ballot(6),
+        epoch: SetEpoch(7),
+        standing,
+    };
+    let since = crate::meta_index::Lsn(8);
+    vec![
+        range(RotStanding::Hidden),
+        range(RotStanding::Open(since)),
+        range(RotStanding::Filled(since)),
     ]
 }
 

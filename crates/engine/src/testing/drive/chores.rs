@@ -24,7 +24,7 @@ impl MemoryDrive {
         };
         let keys = self.keys.range(from.clone()..).take_while(|(key, _)| within(key));
         let shown = |(key, state): &(&RegisterKey, &holdfast_register::KeyState)| {
-            !state.registers.is_empty() && !self.is_hidden(key)
+            !state.registers.is_empty() && !self.is_unfilled(key)
         };
         let mut keys = keys.filter(shown).peekable();
         let mut page = ScanPage { counts: self.counts, gaps, ..ScanPage::default() };

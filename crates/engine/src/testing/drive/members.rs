@@ -60,7 +60,15 @@ impl MemoryDrive {
                 epoch: self.set_epoch,
                 document: self.membership.clone(),
                 standing: self.standing,
+                unfilled: self.ranges().len() as u32,
             })),
+            MemberRequest::Ranges => Ok(self.told_ranges()),
+            MemberRequest::Fill(issue) => {
+                self.adopt(&issue)?;
+                self.open_holes(issue.epoch, now);
+                Ok(DriveReply::Done)
+            }
+            MemberRequest::Filled(filled) => self.fill_holes(&filled),
             MemberRequest::Begin(begin) => {
                 self.adopt(&begin.issue)?;
                 if self.standing == Standing::Joining {
@@ -101,7 +109,7 @@ impl MemoryDrive {
         Ok(())
     }
 
-    fn issued(&self) -> Issued {
+    pub(super) fn issued(&self) -> Issued {
         let promised = |state: &holdfast_register::KeyState| state.promise.max(state.highest());
         let highest = self.keys.values().map(promised).max().unwrap_or_default();
         let buckets = self.buckets.values().copied().collect();
