@@ -117,13 +117,13 @@ mod tests {
                     unsafe {
                         let blocks = [(); 3].map(|()| Allocator.alloc(layout));
                         let zeroed = Allocator.alloc_zeroed(layout);
-                        assert!(zeroed.lies_at_multiple_of(align) && *zeroed.add(size - 1) == 0);
+                        assert!(aligned(zeroed, align) && *zeroed.add(size - 1) == 0);
                         Allocator.dealloc(zeroed, layout);
                         for block in blocks {
-                            assert!(block.lies_at_multiple_of(align), "{size} bytes to {align}");
+                            assert!(aligned(block, align), "{size} bytes to {align}");
                             block.write_bytes(7, size);
                             let moved = Allocator.realloc(block, layout, grown);
-                            assert!(moved.lies_at_multiple_of(align), "{grown} bytes to {align}");
+                            assert!(aligned(moved, align), "{grown} bytes to {align}");
                             assert_eq!(*moved.add(size.min(grown) - 1), 7);
                             let layout = Layout::from_size_align(grown, align).expect("as before");
                             Allocator.dealloc(moved, layout);
@@ -134,14 +134,8 @@ mod tests {
         }
     }
 
-    trait Aligned {
-        fn lies_at_multiple_of(self, align: usize) -> bool;
-    }
-
-    impl Aligned for *mut u8 {
-        fn lies_at_multiple_of(self, align: usize) -> bool {
-            !self.is_null() && self.addr().is_multiple_of(align)
-        }
+    fn aligned(block: *mut u8, align: usize) -> bool {
+        !block.is_null() && block.addr().is_multiple_of(align)
     }
 
     /// Goal: the number of the option is the one meant. Method: it has mimalloc's value before, ours behind.
