@@ -30,16 +30,21 @@ const WRITTEN: u64 = 64;
 /// Of a hundred requests, how many write.
 const WRITES: u32 = 30;
 
+/// Reasons of failures that a window tells, and characters of each.
+const ERRORS: usize = 3;
+/// See [`ERRORS`].
+const ERROR_CHARS: usize = 160;
+
 /// Bytes of what is written: a drive's shard rides in its log.
 const WRITTEN_BYTES: u64 = 100_000;
 
 /// What one request came to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Sample {
     due: Instant,
     took: Duration,
     write: bool,
-    failed: bool,
+    failed: Option<String>,
 }
 
 /// A load that runs.
@@ -57,6 +62,8 @@ pub struct Felt {
     pub requests: usize,
     /// Those that failed.
     pub failed: usize,
+    /// Some of the reasons.
+    pub errors: Vec<String>,
     /// Reads that succeeded.
     pub read: Latency,
     /// Writes that succeeded.
@@ -101,7 +108,10 @@ impl Load {
                     let taken = clients.lock().await.recv().await;
                     let mut client = taken.expect("whoever takes one keeps the way back open");
                     let done = one(&mut client, &objects, write, pick).await;
-                    let failed = done.is_err();
+                    let failed = done.as_ref().err().map(|error| {
+                        let what = if write { "write" } else { "read" };
+                        format!("{what}: {error}").chars().take(ERROR_CHARS).collect()
+                    });
                     if let Err(error @ OpError::Corrupt(_)) = done {
                         bad.lock().expect("no panic").push(error.to_string());
                     }
@@ -135,12 +145,13 @@ impl Felts {
         let due: Vec<&Sample> =
             self.0.iter().filter(|sample| (from..to).contains(&sample.due)).collect();
         let latency = |write: bool| {
-            let fits = due.iter().filter(|sample| sample.write == write && !sample.failed);
+            let fits = due.iter().filter(|sample| sample.write == write && sample.failed.is_none());
             Latency::of(fits.map(|sample| sample.took).collect())
         };
         Felt {
             requests: due.len(),
-            failed: due.iter().filter(|sample| sample.failed).count(),
+            failed: due.iter().filter(|sample| sample.failed.is_some()).count(),
+            errors: due.iter().filter_map(|sample| sample.failed.clone()).take(ERRORS).collect(),
             read: latency(false),
             write: latency(true),
         }
@@ -201,13 +212,16 @@ mod tests {
             due: at(ms),
             took: Duration::from_millis(took),
             write,
-            failed,
+            failed: failed.then(|| "refused".to_owned()),
         };
         let mut all: Vec<Sample> = (1..=100).map(|n| sample(n, n, false, false)).collect();
         all.extend([sample(50, 7, true, false), sample(51, 900, true, true)]);
         all.push(sample(200, 5_000, false, false));
         let felt = Felts(all).between(at(0), at(200));
-        assert_eq!((felt.requests, felt.failed), (102, 1));
+        assert_eq!(
+            (felt.requests, felt.failed, felt.errors.clone()),
+            (102, 1, vec!["refused".to_owned()])
+        );
         assert_eq!((felt.read.p50, felt.read.p99, felt.read.max), (50.0, 99.0, 100.0));
         assert_eq!((felt.write.p50, felt.write.max), (7.0, 7.0));
         assert_eq!(Latency::of(Vec::new()), Latency::default());
