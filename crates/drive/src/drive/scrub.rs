@@ -408,10 +408,13 @@ fn read_shards(begun: u64, budget: u64, mut queue: Box<Queue>, token: Arc<()>) -
         if cost >= budget {
             break;
         }
-        if queue.block == 0
-            && let Some(header) = item.reader.header()
-        {
-            item.reader.geometry = plain(item.len, header.geometry.block_bytes);
+        if queue.block == 0 {
+            let (header, all_right) = item.reader.headers();
+            if let Some(header) = header {
+                item.reader.geometry = plain(item.len, header.geometry.block_bytes);
+            }
+            // Looked at like a rotten shard: that writes the headers anew when it is right.
+            rotten.extend((!all_right).then_some(item.operation));
         }
         let geometry = item.reader.geometry;
         let count = (READ_BYTES / u64::from(geometry.block_bytes)).max(1);

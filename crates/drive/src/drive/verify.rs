@@ -22,6 +22,7 @@ use crate::{
     gate::Completion,
     log::record::Record,
     value::{PlaceRecord, RegisterRecord},
+    volume::read::ShardReader,
 };
 
 use super::{
@@ -173,6 +174,7 @@ impl Drive {
                 continue;
             }
             let (record, geometry) = (suspect.record.clone(), suspect.geometry);
+            let key = RegisterKey::decode_register(&suspect.register).ok().map(|(key, _)| key);
             let Some(reader) = self.reader(operation, &record, geometry) else {
                 // Moved or dropped since it was queued.
                 self.conclude(operation, 0, &Ok(DriveReply::Done));
@@ -181,6 +183,9 @@ impl Drive {
             self.suspects.running += 1;
             jobs.push(job("verify shard", move || {
                 let rot = reader.verify_all().err().map(|error| error.to_string());
+                if let (None, Some(key)) = (&rot, key) {
+                    restore_headers(&reader, &key);
+                }
                 Done::Verified(Verified { operation, rot })
             }));
         }
@@ -240,6 +245,20 @@ impl Drive {
             let decision: Decision =
                 verdict.clone().map_err(|(class, message)| Stop::Failed(class, message));
             self.answer(gate, decision, done);
+        }
+    }
+}
+
+/// A shard that is right gets its extents' headers back: without them it cannot be moved, and its volume is
+/// never emptied. They are hints, so a device that refuses is told of by its next write that counts.
+fn restore_headers(reader: &ShardReader, key: &RegisterKey) {
+    match reader.restore_headers(key) {
+        Ok(0) => {}
+        Ok(count) => {
+            tracing::warn!(drive = %reader.drive, count, "rotten headers of extents are written anew");
+        }
+        Err(error) => {
+            tracing::warn!(drive = %reader.drive, %error, "the header of an extent is not written");
         }
     }
 }

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use holdfast_erasure::{Salt, open_block};
-use holdfast_types::{DriveId, ErrorClass, Geometry};
+use holdfast_types::{DriveId, ErrorClass, Geometry, RegisterKey};
 
 use crate::{
     api::DriveError,
-    disk::{BLOCK, BLOCK_U64, DiskError, DiskFile},
+    disk::{AlignedBuf, BLOCK, BLOCK_U64, DiskError, DiskFile},
     value::{Extent, Place},
     volume::{VolumeSet, extent::ExtentHeader},
 };
@@ -74,14 +74,27 @@ impl Source {
         }
     }
 
-    /// The block of header that the first extent begins with; `None` inline, or when it cannot be read.
-    fn header(&self, medium: Medium) -> Option<Vec<u8>> {
-        let Self::Extents { volumes, extents, .. } = self else { return None };
-        let first = extents.first()?;
-        let file = volumes.file(first.volume).ok()?;
-        let mut block = vec![0; BLOCK];
-        medium.fill(&*file, u64::from(first.block) * BLOCK_U64, &mut block).ok()?;
-        Some(block)
+    /// What each extent says of itself, from the device; none inline. `None` for what cannot be read.
+    fn headers(&self) -> impl Iterator<Item = Option<ExtentHeader>> {
+        let (volumes, extents) = match self {
+            Self::Inline { .. } => (None, &[][..]),
+            Self::Extents { volumes, extents, .. } => (Some(volumes), &extents[..]),
+        };
+        extents.iter().map(move |extent| {
+            let file = volumes?.file(extent.volume).ok()?;
+            let mut block = vec![0; BLOCK];
+            file.read_medium(u64::from(extent.block) * BLOCK_U64, &mut block).ok()?;
+            ExtentHeader::decode(&block).ok()
+        })
+    }
+
+    /// Writes the header of one extent anew, over the old one.
+    fn write_header(&self, number: usize, header: &ExtentHeader) -> Result<(), DiskError> {
+        let Self::Extents { volumes, extents, .. } = self else { return Ok(()) };
+        let Some(extent) = extents.get(number) else { return Ok(()) };
+        let mut block = AlignedBuf::zeroed(BLOCK);
+        header.write_to(&mut block);
+        volumes.file(extent.volume)?.write_at(u64::from(extent.block) * BLOCK_U64, &block)
     }
 }
 
@@ -175,9 +188,44 @@ impl ShardReader {
         self.source.read(Medium::Cache, offset, buf)
     }
 
-    /// The header of its first extent, from the device; `None` inline, or when there is none to be read.
-    pub(crate) fn header(&self) -> Option<ExtentHeader> {
-        ExtentHeader::decode(&self.source.header(Medium::Device)?).ok()
+    /// The first header of its extents that reads as one of this shard, from the device, and whether all of them
+    /// do; inline shards have none, and none that is wrong.
+    pub(crate) fn headers(&self) -> (Option<ExtentHeader>, bool) {
+        let (mut found, mut all_right) = (None, true);
+        for (number, header) in self.source.headers().enumerate() {
+            match header.filter(|header| self.owns(number, header)) {
+                Some(header) => found = found.or(Some(header)),
+                None => all_right = false,
+            }
+        }
+        (found, all_right)
+    }
+
+    /// Whether a header is what the extent of this number begins with.
+    fn owns(&self, number: usize, header: &ExtentHeader) -> bool {
+        let Salt { operation, drive, shard } = self.salt;
+        (header.operation, header.drive, header.shard) == (operation, drive, shard)
+            && usize::try_from(header.ordinal) == Ok(number)
+    }
+
+    /// Writes headers anew that do not read as those of this shard; returns how many. To be called for a shard that
+    /// verified. Nothing rests on a header, so none of it is synced: one that is lost is found and written again.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub(crate) fn restore_headers(&self, key: &RegisterKey) -> Result<usize, DiskError> {
+        let wrong = |(number, header): (usize, Option<ExtentHeader>)| {
+            let is_right = header.is_some_and(|header| self.owns(number, &header));
+            (!is_right).then_some(number)
+        };
+        let wrong: Vec<usize> = self.source.headers().enumerate().filter_map(wrong).collect();
+        for number in &wrong {
+            let Salt { operation, drive, shard } = self.salt;
+            let (ordinal, geometry, key) = (*number as u32, self.geometry, key.clone());
+            let header = ExtentHeader { operation, drive, shard, ordinal, geometry, key };
+            self.source.write_header(*number, &header)?;
+        }
+        Ok(wrong.len())
     }
 
     /// Reads whole blocks with their checksums, each verified.
