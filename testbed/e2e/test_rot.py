@@ -1,7 +1,7 @@
 """Bytes flipped in the files of real drives: served right from the others, recorded by the drive, healed to full width."""
-import os, pathlib, time
+import concurrent.futures, json, os, pathlib, time
 
-from test_cluster import digest, full_width, wait_full_width
+from test_cluster import digest, full_width, listed, wait_full_width
 
 INLINE, VOLUME = 200 << 10, 2 << 20
 
@@ -93,3 +93,56 @@ def test_rot_in_a_part_of_an_object_heals(cluster):
         samples = [sample for sample in samples if not any(True for drive in drives for _ in places(drive, sample))]
         assert time.monotonic() < deadline, f"{len(samples)} parts not healed"
         time.sleep(0.5)
+
+
+def test_rot_in_a_run_heals(cluster):
+    """Blocks of registers rot in the runs of two drives of one set: both are filled from the others, at full width again,
+    and nothing that was deleted or overwritten comes back."""
+    s3 = cluster.s3(1)
+    s3.create_bucket(Bucket="runs")
+    bodies = {f"run/{n:06}": os.urandom(2000) for n in range(800)}
+
+    def put(key):
+        s3.put_object(Bucket="runs", Key=key, Body=bodies[key])
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(put, bodies))
+        again = [key for n, key in enumerate(bodies) if n % 8 == 0]
+        bodies |= {key: os.urandom(1500) for key in again}
+        list(pool.map(put, again))
+    gone = [key for n, key in enumerate(bodies) if n % 8 == 1]
+    s3.delete_objects(Bucket="runs", Delete={"Objects": [{"Key": key} for key in gone]})
+    for key in gone:
+        del bodies[key]
+    wait_full_width(cluster, "runs", list(bodies)[::50], 60)
+    for node, drive in ((2, 1), (3, 2)):
+        # What a drive holds goes into a run when its node ends.
+        cluster.fault("stop-node", str(node))
+        runs = sorted((pathlib.Path(cluster.facts["nodes"][node - 1]["drives"][drive - 1]) / "runs").glob("*.run"))
+        assert runs, "no run to rot"
+        for part in (15, 40):
+            flip(runs[0], runs[0].stat().st_size * part // 100)
+        cluster.fault("start-node", str(node))
+    cluster.adminctl("scrub", "rate", str(256 << 20))
+    cluster.adminctl("scrub", "start")
+    logs = [pathlib.Path(cluster.dir) / f"node{node}" / "log" for node in (2, 3)]
+    deadline = time.monotonic() + 90
+    while not all("ranges of rot are filled" in log.read_text() for log in logs):
+        assert time.monotonic() < deadline, [log.read_text()[-2000:] for log in logs]
+        time.sleep(0.5)
+    told = {row["drive"]: row for row in json.loads(cluster.adminctl("--json", "drive", "list").stdout)}
+    assert all(row["state"] == "healthy" for row in told.values()), told
+    wait_full_width(cluster, "runs", list(bodies)[::7], 60)
+    for node in (1, 2, 3, 4):
+        s3 = cluster.s3(node)
+        assert listed(s3, "runs") == sorted(bodies), node
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            found = pool.map(lambda key: digest(s3.get_object(Bucket="runs", Key=key)["Body"].read()), bodies)
+            assert list(found) == [digest(body) for body in bodies.values()], node
+    # What is left is deleted like anything else, and the bucket is empty.
+    keys = list(bodies)
+    for at in range(0, len(keys), 500):
+        batch = {"Objects": [{"Key": key} for key in keys[at : at + 500]]}
+        assert not cluster.s3(2).delete_objects(Bucket="runs", Delete=batch).get("Errors")
+    assert listed(cluster.s3(3), "runs") == []
+    cluster.s3(4).delete_bucket(Bucket="runs")
