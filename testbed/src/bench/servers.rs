@@ -151,18 +151,23 @@ mod tests {
     }
 
     /// Goal: time that a process burns is seen, and a pid that is not there does no harm. Method: burn
-    /// CPU in this process, which stands in for a server.
+    /// CPU in this process, which stands in for a server, for as long as a busy machine needs to give it some.
     #[test]
     fn burnt_time_is_seen() {
         let servers = Servers::new(&[std::process::id(), u32::MAX]);
         let before = servers.usage();
         let begin = std::time::Instant::now();
         let mut x = 1_u64;
-        while begin.elapsed() < std::time::Duration::from_millis(150) {
-            x = std::hint::black_box(x.wrapping_mul(3));
-        }
-        let cost = servers.cost(before, servers.usage());
-        assert!(cost.server_cpu_seconds >= 0.03, "{cost:?}");
+        let cost = loop {
+            for _ in 0..1_000_000 {
+                x = std::hint::black_box(x.wrapping_mul(3));
+            }
+            let cost = servers.cost(before, servers.usage());
+            if cost.server_cpu_seconds >= 0.03 {
+                break cost;
+            }
+            assert!(begin.elapsed() < std::time::Duration::from_secs(30), "{cost:?}");
+        };
         assert!(cost.server_peak_mib[0] > 1.0 && cost.servers_gone == 0, "{cost:?}");
     }
 }
