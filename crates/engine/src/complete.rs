@@ -152,6 +152,8 @@ impl Engine {
                 Ok(None) if matches!(error, StoreError::NoSuchUpload) => {
                     Err(StoreError::ConditionalConflict)
                 }
+                // Nobody knows what became of it: that there is no such upload would be a guess.
+                Err(unsettled) if matches!(error, StoreError::NoSuchUpload) => Err(unsettled),
                 _ => Err(error),
             },
         }
