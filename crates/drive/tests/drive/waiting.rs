@@ -199,6 +199,18 @@ fn small_log() -> DriveOptions {
     }
 }
 
+/// Accepts until the log is full and three of them wait for its next segment; how many were sent.
+fn accept_until_three_wait(rig: &mut Rig, answers: &Answers, body: &[u8]) -> u64 {
+    let mut sent = 0;
+    while rig.drive.waiting() < 3 {
+        sent += 1;
+        let accept = DriveRequest::Accept(inline_put(&format!("{sent}"), sent, body));
+        rig.drive.handle(accept, slot(answers, "accept"));
+        assert!(sent < 40, "two segments hold no more");
+    }
+    sent
+}
+
 /// Goal: a full log is not extended where requests are handled: they wait for the segment, in order,
 /// or are refused when the disk is full. Method: Accepts without background work until one waits.
 #[test]
@@ -208,13 +220,7 @@ fn a_full_log_waits_for_its_next_segment() {
     let answers = Answers::default();
     let body = vec![7; 10_000];
     let calls = disk.calls();
-    let mut sent = 0;
-    while rig.drive.waiting() < 3 {
-        sent += 1;
-        let accept = DriveRequest::Accept(inline_put(&format!("{sent}"), sent, &body));
-        rig.drive.handle(accept, slot(&answers, "accept"));
-        assert!(sent < 40, "two segments hold no more");
-    }
+    let mut sent = accept_until_three_wait(&mut rig, &answers, &body);
     assert_eq!(disk.calls(), calls, "nothing was written where they were handled");
     rig.drive.flush();
     assert_eq!(answers.lock().unwrap().len() as u64, sent - 3);
@@ -249,13 +255,7 @@ fn a_process_without_descriptors_fences_nothing() {
     let mut rig = Rig::with(Arc::new(disk.clone()), small_log());
     let answers = Answers::default();
     let body = vec![7; 10_000];
-    let mut sent = 0;
-    while rig.drive.waiting() < 3 {
-        sent += 1;
-        let accept = DriveRequest::Accept(inline_put(&format!("{sent}"), sent, &body));
-        rig.drive.handle(accept, slot(&answers, "accept"));
-        assert!(sent < 40, "two segments hold no more");
-    }
+    let mut sent = accept_until_three_wait(&mut rig, &answers, &body);
     rig.drive.flush();
     // The unfinished file of before is removed first.
     disk.plan(1, Mishap::Exhausted);
