@@ -128,7 +128,7 @@ pub struct IndexEntry {
     pub operation: OperationId,
     /// Under which ballot.
     pub ballot: Ballot,
-    /// Data shards that restore its own data; 0 when it has none.
+    /// Data shards that restore its data, its own or that of the part that needs most; 0 when it has none.
     pub data_shards: u8,
     /// Whether it is settled here.
     pub settled: bool,

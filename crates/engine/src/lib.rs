@@ -94,6 +94,7 @@ mod complete;
 pub mod complete_judge;
 pub mod conditions;
 mod copy;
+mod census;
 mod cork;
 mod list;
 pub mod list_merge;

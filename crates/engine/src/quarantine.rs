@@ -14,7 +14,6 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use holdfast_drive::api::DriveReply;
 use holdfast_register::HolderMask;
 use holdfast_types::{
     BucketId, BucketPhase, BucketStamp, Keyspace, OperationId, RegisterKey, VersionId,
@@ -26,8 +25,7 @@ use crate::{
     bucket_record::BucketRecord,
     engine::Engine,
     error::StoreError,
-    read::{Question, check_scope},
-    round::Calls,
+    read::Question,
     set::SetHandle,
     workers::stamp_of,
 };
@@ -64,18 +62,6 @@ pub(crate) struct Entry {
     pub(crate) good: u8,
     pub(crate) need: u8,
     pub(crate) why: String,
-}
-
-/// What all drives of a set say of a version.
-struct Census {
-    /// Shards of drives that hold all they should of it.
-    whole: HolderMask,
-    /// Drives that hold its entry.
-    held: u8,
-    /// Drives that did not answer.
-    silent: u8,
-    /// Shards that its bytes need.
-    need: u8,
 }
 
 /// What came of another try.
@@ -236,7 +222,7 @@ impl Engine {
             let entry = Entry {
                 operation,
                 since_micros: self.clock.wall_micros(),
-                good: census.whole.count(),
+                good: census.good,
                 need: census.need,
                 why: error.to_string(),
             };
@@ -321,66 +307,22 @@ impl Engine {
         let up = set.shared.up(&route).into_iter();
         let lacking: Vec<u8> = up.filter(|shard| !census.whole.has(*shard)).collect();
         let candidate = &found.candidate;
-        let brought = self.bring(set, scope, &route, candidate, census.whole, &lacking).await;
+        let mut brought = self.bring(set, scope, &route, candidate, census.whole, &lacking).await;
+        for shard in lacking {
+            let restocked = set.shared.restock(scope, &route, candidate, shard).await;
+            brought = brought.and_then(|brought| restocked.map(|()| brought));
+        }
         let after = set.census(scope, key, version, entry.operation).await?;
         if after.whole == full {
             return Ok(Retried::Whole);
         }
-        let (good, need, silent) = (after.whole.count(), after.need, after.silent);
+        let (good, need, silent) = (after.good, after.need, after.silent);
         let why = brought.err().map_or_else(String::new, |error| format!("; {error}"));
         let why = format!("{good} good shards of the {need} it needs, {silent} drives silent{why}");
         let since_micros = entry.since_micros;
         let now = Entry { operation: entry.operation, since_micros, good, need, why: why.clone() };
         self.quarantine.enter(key.clone(), version, now);
         Ok(Retried::Short(why))
-    }
-}
-
-impl Census {
-    /// Whether all drives together cannot restore it: each has answered.
-    const fn is_lost(&self) -> bool {
-        self.held > 0 && self.silent == 0 && self.whole.count() < self.need
-    }
-}
-
-impl SetHandle {
-    async fn census(
-        &self,
-        scope: BucketStamp,
-        key: &RegisterKey,
-        version: VersionId,
-        operation: OperationId,
-    ) -> Result<Census, StoreError> {
-        let set = &self.shared;
-        let route = set.route(key)?;
-        let question =
-            Question { scope, route: route.clone(), version: Some(version), inline: false };
-        let mut calls = Calls::default();
-        let all = (0..set.n()).map(|shard| (shard, question.request(set)));
-        set.send(&route, 0, all.collect(), &mut calls);
-        let mut census = Census { whole: HolderMask::default(), held: 0, silent: set.n(), need: 0 };
-        for (shard, result) in calls.all().await {
-            match result {
-                Ok(DriveReply::View { view, .. }) => {
-                    census.silent -= 1;
-                    let register = view.registers.get(&version);
-                    let Some(held) = register.and_then(|r| r.of_operation(operation)) else {
-                        continue;
-                    };
-                    census.held += 1;
-                    let parts = held.entry.parts.iter().map(|part| part.geometry.data_shards);
-                    let own =
-                        held.entry.geometry.has_data().then_some(held.entry.geometry.data_shards);
-                    census.need = parts.chain(own).max().unwrap_or(0);
-                    if held.is_whole() {
-                        census.whole = census.whole.with(shard);
-                    }
-                }
-                Ok(_) => {}
-                Err(error) => check_scope(&error)?,
-            }
-        }
-        Ok(census)
     }
 }
 

@@ -22,12 +22,13 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 use holdfast_drive::api::{DriveReply, DriveRequest, DriveResult, Gap, MemberRequest, Standing};
 use holdfast_types::{
-    BucketId, BucketStamp, DriveId, NodeIndex, SetEpoch, SetIndex,
+    BucketId, BucketStamp, DriveId, NodeIndex, RegisterKey, SetEpoch, SetIndex,
     view::{RebuildView, ShortView},
 };
 use parking_lot::Mutex;
 
 use crate::{
+    census::Census,
     compare::{Compared, Comparison},
     engine::Engine,
     error::StoreError,
@@ -87,6 +88,8 @@ struct Tally {
 enum Mended {
     /// It is whole on the drive; as many bytes were brought.
     Whole(u64),
+    /// Every drive has answered, and together they cannot restore it: nobody can, now or later.
+    Lost(Census, StoreError),
     /// Its bucket is going, or gone with all that was in it.
     Void,
 }
@@ -332,6 +335,12 @@ impl Rebuild {
             });
             let mut work = Box::pin(work.buffer_unordered(AT_ONCE));
             while let Some((compared, mended)) = work.next().await {
+                let mended = match mended {
+                    Err(error) if comparison.is_shown(&compared) => {
+                        self.judge_failed(&compared, error).await
+                    }
+                    mended => mended,
+                };
                 self.tell(pass, &comparison, &compared, mended, tally);
             }
             self.note(|view| view.seen += seen);
@@ -388,35 +397,36 @@ impl Rebuild {
                     }
                 });
             }
-            Err(error) if comparison.is_shown(compared) && compared.margin() < 0 => {
-                // Every drive has shown what it has: nobody can restore it, now or later.
-                let key = String::from_utf8_lossy(&compared.key.name).into_owned();
-                let whole = compared.head().map_or(0, |head| compared.whole(head.operation).len());
-                let why = format!("too few shards are left to restore it: {error}");
-                if let Some(head) = compared.head().filter(|_| pass == Pass::Proof) {
-                    let entry = Entry {
-                        operation: head.operation,
-                        since_micros: self.engine.clock.wall_micros(),
-                        good: whole as u8,
-                        need: head.data_shards,
-                        why: why.clone(),
-                    };
-                    self.engine.quarantine.enter(compared.key.clone(), compared.version, entry);
-                }
-                self.note(|view| {
-                    view.versions += 1;
-                    view.short_count += 1;
-                    if pass == Pass::Proof && view.short.len() < SHORT_MAX {
-                        view.short.push(ShortView { key, good: whole as u32, why });
-                    }
-                });
-            }
+            Ok(Mended::Lost(census, error)) => self.tell_lost(pass, compared, &census, &error),
             Err(error) => {
                 tracing::debug!(key = ?compared.key, %error, "rebuild: left for later");
                 tally.left += 1;
                 tally.error = error.to_string();
             }
         }
+    }
+
+    /// A version that nobody can restore does not keep the drive from counting: it is on record instead.
+    fn tell_lost(&self, pass: Pass, compared: &Compared, census: &Census, error: &StoreError) {
+        let key = told(&compared.key);
+        let why = format!("too few shards are left to restore it: {error}");
+        if let Some(head) = compared.head().filter(|_| pass == Pass::Proof) {
+            let entry = Entry {
+                operation: head.operation,
+                since_micros: self.engine.clock.wall_micros(),
+                good: census.good,
+                need: census.need,
+                why: why.clone(),
+            };
+            self.engine.quarantine.enter(compared.key.clone(), compared.version, entry);
+        }
+        self.note(|view| {
+            view.versions += 1;
+            view.short_count += 1;
+            if pass == Pass::Proof && view.short.len() < SHORT_MAX {
+                view.short.push(ShortView { key, good: u32::from(census.good), why });
+            }
+        });
     }
 
     /// What a version still lacks on other drives, and why.
@@ -435,7 +445,7 @@ impl Rebuild {
         if why.is_empty() {
             return None;
         }
-        let key = String::from_utf8_lossy(&compared.key.name).into_owned();
+        let key = told(&compared.key);
         let good = u32::from(self.set.shared.n()) - why.len() as u32;
         Some(ShortView { key, good, why: why.join("; ") })
     }
@@ -460,5 +470,16 @@ impl Rebuild {
             };
             tokio::time::sleep(wait).await;
         }
+    }
+}
+
+/// A register as an operator knows it.
+fn told(key: &RegisterKey) -> String {
+    match key.upload_parts() {
+        Ok((name, _, Some(part))) => {
+            format!("{}, part {part} of an upload", String::from_utf8_lossy(&name))
+        }
+        Ok((name, _, None)) => format!("{}, an upload", String::from_utf8_lossy(&name)),
+        Err(_) => String::from_utf8_lossy(&key.name).into_owned(),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use holdfast_drive::api::{DriveReply, DriveRequest, MemberRequest, Restock, ShardSource};
 use holdfast_register::{Candidate, ShardStatus};
-use holdfast_types::{BucketStamp, ShardIndex};
+use holdfast_types::{BucketStamp, ErrorClass, ShardIndex};
 
 use crate::{
     error::StoreError,
@@ -14,8 +14,12 @@ use crate::{
     set::{Route, SetShared, describe},
 };
 
+/// How long an object's parts are tried one after the other though one failed.
+const PATIENCE_MICROS: u64 = 30_000_000;
+
 impl SetShared {
-    /// Brings the drive of `shard`, which holds the candidate's entry, its shards of the parts.
+    /// Brings the drive of `shard`, which holds the candidate's entry, its shards of the parts. A part that cannot be
+    /// restored keeps no other from it.
     ///
     /// # Errors
     /// [`StoreError`] when too few shards can be read, or the drive does not take them.
@@ -26,22 +30,40 @@ impl SetShared {
         candidate: &Candidate,
         shard: u8,
     ) -> Result<(), StoreError> {
+        let (begun, mut failed) = (self.clock.monotonic_micros(), None);
         // The last first: an index shows whether the first ones are there (`drive::drive::member`).
         for part in candidate.entry.parts.iter().rev().filter(|part| part.geometry.has_data()) {
             let version = candidate.version;
             let body = Body { version, operation: part.operation, geometry: part.geometry };
-            let question = (scope, route, shard);
-            let held = self.restock_one(question, &body, ShardSource::Held).await?;
-            if held == ShardStatus::Present {
-                continue;
+            match self.restock_part((scope, route, shard), &body).await {
+                Ok(()) => {}
+                Err(error) if error.class() == ErrorClass::Outdated => return Err(error),
+                // Drives that do not answer would hold the worker up for each of thousands of parts.
+                Err(error) if self.clock.monotonic_micros() - begun > PATIENCE_MICROS => {
+                    return Err(error);
+                }
+                Err(error) => drop(failed.get_or_insert(error)),
             }
-            let restored = self.restore_body(scope, route, body.clone(), &[shard]).await?;
-            let slot = route.slots[usize::from(shard)];
-            let source = restored.source(shard).ok_or_else(|| {
-                self.below_quorum(1, 0, &[(slot, "a part found no place".to_owned())])
-            })?;
-            self.restock_one(question, &body, source).await?;
         }
+        failed.map_or(Ok(()), Err)
+    }
+
+    async fn restock_part(
+        self: &Arc<Self>,
+        (scope, route, shard): (BucketStamp, &Route, u8),
+        body: &Body,
+    ) -> Result<(), StoreError> {
+        let question = (scope, route, shard);
+        let held = self.restock_one(question, body, ShardSource::Held).await?;
+        if held == ShardStatus::Present {
+            return Ok(());
+        }
+        let restored = self.restore_body(scope, route, body.clone(), &[shard]).await?;
+        let slot = route.slots[usize::from(shard)];
+        let source = restored.source(shard).ok_or_else(|| {
+            self.below_quorum(1, 0, &[(slot, "a part found no place".to_owned())])
+        })?;
+        self.restock_one(question, body, source).await?;
         Ok(())
     }
 

@@ -90,6 +90,13 @@ impl Entry {
         if self.geometry.has_data() { self.geometry.data_shards } else { 0 }
     }
 
+    /// Data shards needed to read the whole body: of its own data, or of the part that needs most.
+    #[must_use]
+    pub fn body_shards(&self) -> u8 {
+        let parts = self.parts.iter().filter(|part| part.geometry.has_data());
+        parts.map(|part| part.geometry.data_shards).fold(self.data_shards(), u8::max)
+    }
+
     /// Bytes of the body: its own or those of its parts.
     #[must_use]
     pub fn body_len(&self) -> u64 {

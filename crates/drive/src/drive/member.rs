@@ -199,7 +199,7 @@ impl Drive {
                 entries.push(IndexEntry {
                     operation: held.entry.operation,
                     ballot: held.entry.ballot,
-                    data_shards: held.entry.data_shards(),
+                    data_shards: held.entry.body_shards(),
                     settled: held.settled,
                     shard: held.shard,
                     parts_missing: self.parts_missing(&held.entry)?,

@@ -1,5 +1,6 @@
 //! Buckets, lists, bulk deletes, uploads and copies on the memory double.
 
+mod beyond_repair;
 mod buckets;
 mod bulk;
 mod copy;

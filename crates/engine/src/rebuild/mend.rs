@@ -33,6 +33,21 @@ impl Rebuild {
         }
     }
 
+    /// Whether a register that could not be brought will never be: every drive shows what it has of it.
+    pub(super) async fn judge_failed(
+        &self,
+        compared: &Compared,
+        error: StoreError,
+    ) -> Result<Mended, StoreError> {
+        let Some(head) = compared.head() else { return Err(error) };
+        let stamp = self.stamp_of(&compared.key);
+        let (key, version) = (&compared.key, compared.version);
+        match self.set.census(stamp, key, version, head.operation).await {
+            Ok(census) if census.is_lost() => Ok(Mended::Lost(census, error)),
+            _ => Err(error),
+        }
+    }
+
     /// As workers do: keys are known, buckets are not, so it begins below every epoch.
     fn stamp_of(&self, key: &RegisterKey) -> BucketStamp {
         if key.bucket == BucketId::NIL {

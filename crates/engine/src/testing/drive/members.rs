@@ -141,7 +141,7 @@ impl MemoryDrive {
         IndexEntry {
             operation: held.entry.operation,
             ballot: held.entry.ballot,
-            data_shards: held.entry.data_shards(),
+            data_shards: held.entry.body_shards(),
             settled: held.settled,
             shard: held.shard,
             parts_missing: missing as u32,
