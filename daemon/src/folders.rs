@@ -5,7 +5,7 @@
 
 use std::{
     fs,
-    os::unix::fs::{DirBuilderExt, MetadataExt},
+    os::unix::fs::DirBuilderExt,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -24,6 +24,7 @@ use holdfast_types::{DriveId, NodeIndex, SetIndex, seam::Clock};
 use crate::{
     failure::Failure,
     forming::{Document, Found, REMAINS, Surveyed, may_format},
+    places::{check_distinct, is_on_root},
 };
 
 /// The layout in force.
@@ -92,6 +93,7 @@ impl Folders {
             // A folder that cannot be made shows as unusable when it is surveyed.
             let _ = fs::DirBuilder::new().recursive(true).mode(0o750).create(path);
         }
+        check_distinct(&paths)?;
         if !paths.is_empty() && paths.iter().all(|path| is_taken(path)) {
             return Err(Failure::new(
                 format!("use drive {}: another process uses it", paths[0]),
@@ -374,13 +376,6 @@ fn document(disk: &RealDisk, names: &[&str]) -> Result<Option<Document>, String>
         }
     }
     Ok(None)
-}
-
-/// Whether a folder is, or would be, on the file system of `/`.
-fn is_on_root(path: &Path) -> bool {
-    let device = |path: &Path| fs::metadata(path).map(|found| found.dev()).ok();
-    let nearest = path.ancestors().find_map(device);
-    nearest.is_some() && nearest == device(Path::new("/"))
 }
 
 #[cfg(test)]

@@ -219,6 +219,30 @@ fn other_volumes(nodes: &[NodeSurvey], fresh: &Layout) -> Option<Failure> {
     ))
 }
 
+/// Whether the volumes named, which `fresh` is planned of, fit the layout in force. Places may differ: drives are known by their
+/// identity. Their number may not be higher, for nobody would take in what is beyond it.
+///
+/// # Errors
+/// [`Failure`] when more drives are named than the layout has.
+pub fn check_volumes(fresh: &Layout, in_force: &Layout) -> Result<(), Failure> {
+    let count = |layout: &Layout| layout.sets().map(|set| set.drives.len()).sum::<usize>();
+    let (named, has) = (count(fresh), count(in_force));
+    if named > has {
+        return Err(Failure::new(
+            format!("use {named} drives: the cluster was formatted with {has}"),
+            "start it with the volumes it was formatted with: adding drives or pools is not there yet",
+        ));
+    }
+    if named < has {
+        tracing::warn!(
+            named,
+            has,
+            "the cluster has more drives than the volumes name: the others are down"
+        );
+    }
+    Ok(())
+}
+
 fn same_drives(one: &Layout, other: &Layout) -> bool {
     places(one) == places(other)
 }
@@ -322,6 +346,25 @@ mod tests {
         let other = [Found::Proposed(Document::of(other)), Found::Blank];
         let all = [node(1, other), node(2, BLANK)];
         assert_eq!(step(0, &all), Step::Form(Document::of(layout(9))));
+    }
+
+    /// Goal: volumes that grew are refused by what is wrong with them, others are not.
+    #[test]
+    fn more_drives_than_the_layout_has_are_refused() {
+        let planned = |volumes: &[&str]| {
+            let volumes: Vec<_> = volumes.iter().map(|&volume| volume.to_owned()).collect();
+            let pools = parse_volumes(&volumes).expect("valid");
+            Layout::plan(ClusterId(5), &pools, "http://me:1", &SeededRandom::new(1))
+                .expect("a layout")
+        };
+        let in_force = planned(&["/d{1...4}"]);
+        for grown in [&["/d{1...8}"][..], &["/d{1...5}"], &["/d{1...4}", "/e{1...4}"]] {
+            let failure = check_volumes(&planned(grown), &in_force).expect_err("refused");
+            assert!(failure.cause.contains("formatted with 4"), "{failure}");
+        }
+        for fits in ["/d{1...4}", "/e{1...4}", "/d{1...3}"] {
+            assert_eq!(check_volumes(&planned(&[fits]), &in_force), Ok(()));
+        }
     }
 
     /// Goal: once one drive is formatted, nothing is ever formatted by a new layout, whoever asks and

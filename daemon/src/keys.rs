@@ -99,6 +99,23 @@ fn kept(
     })
 }
 
+/// What a first start shows: where, who, and three lines to try.
+#[must_use]
+pub fn greeting(endpoint: &str, root: &RootKeys, file: &Path) -> String {
+    let RootKeys { user, password } = root;
+    format!(
+        "\nHoldfast serves S3 at {endpoint}\n\
+         \n  access key  {user}\
+         \n  secret key  {password}\
+         \n  (kept in {})\n\
+         \nTry it:\
+         \n  export AWS_ACCESS_KEY_ID={user} AWS_SECRET_ACCESS_KEY={password} AWS_DEFAULT_REGION=us-east-1\
+         \n  aws --endpoint-url {endpoint} s3 mb s3://first\
+         \n  aws --endpoint-url {endpoint} s3 cp README.md s3://first/\n",
+        file.display()
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;

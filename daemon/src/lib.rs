@@ -16,6 +16,7 @@
 //! | [`failure`] | one line of cause, one of cure |
 //! | [`whoami`] | which of the cluster's nodes this process is |
 //! | [`folders`] | the drives' folders before they are opened |
+//! | [`places`] | where drives' folders lie |
 //! | [`forming`] | whether a cluster has to be formatted, and by whom |
 //! | [`startup`] | from volumes to a layout, with the peers |
 //! | [`members`] | the other nodes, and whether enough of them are there |
@@ -51,6 +52,7 @@ pub mod notify;
 pub mod opens;
 pub mod operator;
 pub mod patience;
+pub mod places;
 pub mod quarantine;
 pub mod run;
 pub mod seams;

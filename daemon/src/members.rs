@@ -14,6 +14,8 @@ use holdfast_types::{
 };
 use tokio::sync::watch;
 
+use crate::forming::NodeSurvey;
+
 /// What all links are made with.
 pub struct Links {
     /// The cluster secret's key.
@@ -98,6 +100,17 @@ impl Members {
             (None, None) => unreachable!("only the local node has no link"),
         };
         self.peers.iter().map(carrier).collect()
+    }
+
+    /// The other nodes, with why they are away: nothing of their drives.
+    #[must_use]
+    pub fn reached(&self) -> Vec<NodeSurvey> {
+        let one = |peer: &Arc<RemoteNode>| {
+            let away = || peer.why_down().unwrap_or_else(|| "still connecting".to_owned());
+            let drives = if peer.is_up() { Ok(Vec::new()) } else { Err(away()) };
+            NodeSurvey { url: peer.name().to_owned(), drives }
+        };
+        self.peers.iter().flatten().map(one).collect()
     }
 
     /// Whom the process still waits for: `None` when every set has the drives a write needs.

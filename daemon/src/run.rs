@@ -34,7 +34,7 @@ use crate::{
     failure::Failure,
     faults::Faults,
     folders::Folders,
-    forming::Document,
+    forming::{Document, check_volumes},
     keeper::{Keeper, Wishes},
     keys, limits,
     listener::{self, Front},
@@ -43,7 +43,7 @@ use crate::{
     opens::{self, Opens},
     operator::Operator,
     seams::{SystemClock, SystemRandom},
-    startup::{LocalStartup, Member, Reports, fetch_layout, find_layout, my_index},
+    startup::{LocalStartup, Member, Reports, check_clocks, fetch_layout, find_layout, my_index},
     tls,
     whoami::{Addresses, find_me, host_and_port},
 };
@@ -106,16 +106,18 @@ pub async fn run(
     };
     // A node that waits for its peers is told to go, too.
     let serve = async {
-        process.become_ready(&running).await;
-        std::future::pending::<()>().await;
+        match process.become_ready(&running).await {
+            Ok(()) => std::future::pending().await,
+            Err(failure) => failure,
+        }
     };
-    tokio::select! {
-        () = &mut stop => {}
-        () = serve => {}
-        () = process.feed_watchdog(env) => {}
-    }
+    let ended = tokio::select! {
+        () = &mut stop => Ok(()),
+        failure = serve => Err(failure),
+        () = process.feed_watchdog(env) => Ok(()),
+    };
     process.end(running).await;
-    Ok(())
+    ended
 }
 
 impl Process {
@@ -200,6 +202,7 @@ impl Process {
             nodes.push(Member::Me(startup.clone()));
         }
         let document = find_layout(me, &nodes, &fresh, self.clock.as_ref()).await?;
+        check_volumes(&fresh, &document.layout)?;
         let my_index = my_index(&document.layout, &url)?;
         here.send_replace(here_in(&url, &document));
         let others = peers.others(&urls, me);
@@ -381,7 +384,10 @@ impl Process {
     }
 
     /// Waits until the cluster takes writes, then says so: to the log, to systemd, to health checks.
-    async fn become_ready(&self, running: &Running) {
+    ///
+    /// # Errors
+    /// [`Failure`] when waiting does not help: this node's clock is off.
+    async fn become_ready(&self, running: &Running) -> Result<(), Failure> {
         let mut reports = Reports::new(self.clock.as_ref());
         // A link that is up is not enough: the first request must not be refused.
         let missing = async || match running.members.missing() {
@@ -389,6 +395,7 @@ impl Process {
             None => running.engine.short_set().await,
         };
         while let Some(why) = missing().await {
+            check_clocks(&running.members.reached())?;
             reports.waiting(&why);
             tokio::time::sleep(LOOK_AGAIN).await;
         }
@@ -402,8 +409,9 @@ impl Process {
         let endpoint = format!("{}://{ip}:{port}", self.config.scheme().name());
         tracing::info!(endpoint, "ready");
         if let Some(file) = &self.generated {
-            println!("{}", greeting(&endpoint, &self.root, file));
+            println!("{}", keys::greeting(&endpoint, &self.root, file));
         }
+        Ok(())
     }
 
     /// Tells systemd that the runtime is alive, for as long as it is. Never returns.
@@ -458,22 +466,6 @@ fn here_in(name: &str, document: &Document) -> Here {
         cluster: Some(document.layout.cluster),
         layout_generation: document.layout.generation,
     }
-}
-
-/// What a first start shows: where, who, and three lines to try.
-fn greeting(endpoint: &str, root: &RootKeys, file: &Path) -> String {
-    let RootKeys { user, password } = root;
-    format!(
-        "\nHoldfast serves S3 at {endpoint}\n\
-         \n  access key  {user}\
-         \n  secret key  {password}\
-         \n  (kept in {})\n\
-         \nTry it:\
-         \n  export AWS_ACCESS_KEY_ID={user} AWS_SECRET_ACCESS_KEY={password} AWS_DEFAULT_REGION=us-east-1\
-         \n  aws --endpoint-url {endpoint} s3 mb s3://first\
-         \n  aws --endpoint-url {endpoint} s3 cp README.md s3://first/\n",
-        file.display()
-    )
 }
 
 /// Takes all the descriptors that the system gives, and tells of too few.

@@ -239,7 +239,7 @@ pub async fn find_layout(
     let mut reports = Reports::new(clock);
     loop {
         let nodes = join_all(members.iter().map(Member::survey)).await;
-        check_clocks(&nodes)?;
+        check_clocks(nodes.iter().enumerate().filter(|(n, _)| *n != me).map(|(_, node)| node))?;
         match next_step(me, &nodes, fresh) {
             Step::Open(document) => return Ok(document),
             Step::Refuse(failure) => return Err(failure),
@@ -270,20 +270,32 @@ async fn form(members: &[Member], document: &Document) -> Result<(), String> {
     Ok(())
 }
 
-/// Gives up when every peer that answers finds our clock wrong: it is ours that is off.
-fn check_clocks(nodes: &[NodeSurvey]) -> Result<(), Failure> {
-    let skewed =
-        |node: &&NodeSurvey| node.drives.as_ref().err().is_some_and(|why| why.contains(SKEW_MARK));
-    let Some(one) = nodes.iter().find(skewed) else { return Ok(()) };
-    let peers_agree = nodes.iter().filter(|node| node.drives.is_ok()).count() > 1;
-    if peers_agree {
-        return Ok(());
+/// Gives up when it is our clock that is off: most of the other nodes find it so, and more than agree with it, ourselves
+/// among them. One node with a wrong clock must not talk the others out of starting. Of two nodes nobody can tell which.
+///
+/// # Errors
+/// [`Failure`] that names one of them.
+pub fn check_clocks<'a>(peers: impl IntoIterator<Item = &'a NodeSurvey>) -> Result<(), Failure> {
+    let (mut all, mut agree, mut skewed) = (0, 0, Vec::new());
+    for peer in peers {
+        all += 1;
+        match &peer.drives {
+            Ok(_) => agree += 1,
+            Err(why) if why.contains(SKEW_MARK) => skewed.push((&peer.url, why)),
+            Err(_) => {}
+        }
     }
-    let why = one.drives.as_ref().err().cloned().unwrap_or_default();
-    Err(Failure::new(
-        format!("compare clocks with {}: {why}", one.url),
-        "set the clocks of all nodes by NTP, then start again",
-    ))
+    let most = 2 * skewed.len() > all && (all == 1 || skewed.len() > agree + 1);
+    match skewed.first() {
+        Some((url, why)) if most => Err(Failure::new(
+            format!(
+                "compare clocks with {url}: {why}; {} of {all} other nodes say so",
+                skewed.len()
+            ),
+            "set the clocks of all nodes by NTP, then start again",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// The layout, for a process without drives: from whichever node has it.
@@ -299,6 +311,7 @@ pub async fn fetch_layout(
         let members = peers.iter().cloned().map(Member::Peer).collect::<Vec<_>>();
         let nodes = join_all(members.iter().map(Member::survey)).await;
         check_clocks(&nodes)?;
+        let answers = nodes.iter().any(|node| node.drives.is_ok());
         let carried = nodes.iter().filter_map(|node| node.drives.as_ref().ok()).flatten();
         let documents = carried.filter_map(|surveyed| match &surveyed.found {
             Found::Formatted { cluster, document: Some(document), .. } => {
@@ -313,7 +326,8 @@ pub async fn fetch_layout(
             .iter()
             .filter_map(|node| Some(format!("{} ({})", node.url, node.drives.as_ref().err()?)));
         let away: Vec<_> = away.collect();
-        reports.waiting(&format!("no node has a layout yet; away: {}", away.join(", ")));
+        let what = if answers { "no node has a layout yet" } else { "no node answers" };
+        reports.waiting(&format!("{what}; away: {}", away.join(", ")));
         tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
@@ -390,18 +404,29 @@ mod tests {
         );
     }
 
-    /// Goal: a wild clock of ours stops us, a wild clock of a peer does not. Method: surveys as a node
-    /// with the wrong clock, and as its peers, see them.
+    /// Goal: a wild clock of ours stops us, a wild clock of a peer stops nobody else, whoever answers first. Method: surveys of
+    /// other nodes as a node with the wrong clock, and as its peers, see them.
     #[test]
     fn our_wild_clock_is_told_from_a_peers() {
-        let node = |url: &str, drives| NodeSurvey { url: url.to_owned(), drives };
-        let skewed = || Err(format!("authenticate call: {SKEW_MARK} by 60 s"));
-        let ours = [node("me", Ok(Vec::new())), node("a", skewed()), node("b", skewed())];
-        assert!(check_clocks(&ours).is_err());
-        let theirs = [node("me", Ok(Vec::new())), node("a", skewed()), node("b", Ok(Vec::new()))];
-        assert_eq!(check_clocks(&theirs), Ok(()));
-        let away = [node("me", Ok(Vec::new())), node("a", Err("refused".to_owned()))];
-        assert_eq!(check_clocks(&away), Ok(()));
+        // s: finds our clock wrong, o: agrees, a: is away.
+        let stops = |peers: &str| {
+            let survey = |(n, is): (usize, char)| NodeSurvey {
+                url: format!("http://n{n}:9000"),
+                drives: match is {
+                    's' => Err(format!("authenticate call: {SKEW_MARK} by 60 s")),
+                    'o' => Ok(Vec::new()),
+                    _ => Err("connection refused".to_owned()),
+                },
+            };
+            let peers: Vec<_> = peers.chars().enumerate().map(survey).collect();
+            check_clocks(&peers).is_err()
+        };
+        for ours in ["s", "ss", "sss", "ssa", "sssso"] {
+            assert!(stops(ours), "{ours}");
+        }
+        for theirs in ["", "a", "sa", "so", "saa", "sao", "sso", "oo", "ssoo"] {
+            assert!(!stops(theirs), "{theirs}");
+        }
     }
 
     #[test]

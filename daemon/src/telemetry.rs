@@ -42,7 +42,12 @@ pub fn start(env: &HashMap<String, String>, instance: &str) -> Result<Telemetry,
         None => None,
     };
     let filter = set("HOLDFAST_LOG").unwrap_or(LOG_DEFAULT);
-    let mut filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new(LOG_DEFAULT));
+    let mut filter = EnvFilter::try_new(filter).map_err(|error| {
+        Failure::new(
+            format!("read HOLDFAST_LOG={filter}: {error}"),
+            "set it to a level, or to levels by target: info,holdfast_engine=debug",
+        )
+    })?;
     for directive in LOG_WITHOUT {
         filter = filter.add_directive(directive.parse().expect("directives here are constants"));
     }

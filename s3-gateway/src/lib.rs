@@ -36,6 +36,7 @@ mod edge;
 mod error;
 mod hash;
 mod hash_pool;
+mod lingering;
 mod ops;
 mod patience;
 mod plain;

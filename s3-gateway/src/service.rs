@@ -23,7 +23,8 @@ use crate::{
     config::GatewayConfig,
     digests::Announced,
     edge, error,
-    patience::{Patient, SILENCE_MAX},
+    lingering::{self, Lingering},
+    patience::{Patient, SILENCE_MAX, SILENT},
     plain::{Refusal, VerifiedBody},
     ranges::{Routes, Verified},
     reframe::Reframed,
@@ -54,6 +55,7 @@ struct Inner {
     s3: S3Service,
     admission: Arc<Semaphore>,
     unmeasured: Semaphore,
+    lingering: Arc<Semaphore>,
     random: Arc<dyn Random>,
     owner: String,
 }
@@ -85,6 +87,7 @@ pub fn service(store: Arc<dyn ObjectStore>, config: GatewayConfig) -> GatewaySer
         s3: builder.build(),
         admission: Arc::new(Semaphore::new(config.requests_max)),
         unmeasured: Semaphore::new(UNMEASURED_MAX),
+        lingering: Arc::new(Semaphore::new(lingering::AT_ONCE_MAX)),
         random: config.random,
         owner,
     };
@@ -107,10 +110,15 @@ impl GatewayService {
             let answer = response::finish(&origin, response::of_error(error));
             answer.map(|body| GatewayBody::new(body, None))
         };
+        let mut body = body.into();
+        if has_body(&parts.method) {
+            let body_of = std::mem::take(&mut body);
+            let lingering = Lingering::new(body_of, &parts.headers, &self.inner.lingering);
+            body = StreamingBlob::new(Patient::new(lingering)).into();
+        }
         if let Err(error) = edge::check(&mut parts, &self.inner.owner) {
             return refuse(error);
         }
-        let mut body = body.into();
         if has_no_length(&parts)
             && let Err(error) = self.measure(&mut parts, &mut body).await
         {
@@ -164,11 +172,15 @@ impl GatewayService {
                 overloaded("too many bodies without a Content-Length are on their way")
             })?;
         let whole = Limited::new(std::mem::take(body), UNMEASURED_BYTES_MAX).collect();
-        let whole = tokio::time::timeout(SILENCE_MAX, whole).await.map_err(|_| {
+        let late = || {
             let message = "the body did not come in time; announce its Content-Length";
             error::coded("RequestTimeout", http::StatusCode::BAD_REQUEST, message)
-        })?;
-        let whole = whole.map_err(|_| {
+        };
+        let whole = tokio::time::timeout(SILENCE_MAX, whole).await.map_err(|_| late())?;
+        let whole = whole.map_err(|error| {
+            if error.to_string() == SILENT {
+                return late();
+            }
             let message = "you must provide the Content-Length header";
             error::coded("MissingContentLength", http::StatusCode::LENGTH_REQUIRED, message)
         })?;
@@ -198,11 +210,6 @@ const fn has_body(method: &Method) -> bool {
 /// The body that s3s may see.
 fn guarded(parts: &Parts, body: s3s::Body, refusal: &Refusal) -> S3Result<s3s::Body> {
     let hash = parts.headers.get("x-amz-content-sha256").map(http::HeaderValue::as_bytes);
-    let body = if has_body(&parts.method) {
-        StreamingBlob::new(Patient::new(StreamingBlob::from(body))).into()
-    } else {
-        body
-    };
     if let Some(kind) = hash.and_then(|hash| hash.strip_prefix(b"STREAMING-")) {
         let signed = !kind.starts_with(b"UNSIGNED-");
         return Ok(StreamingBlob::new(Reframed::new(body, signed)).into());

@@ -75,11 +75,11 @@ def cluster(folder, request):
 class Daemon:
     """One `holdfastd` started by hand, as the README tells."""
 
-    def __init__(self, cwd, *args, env=None, port=None):
+    def __init__(self, cwd, *args, env=None, before=()):
         self.cwd, self.args, self.env = cwd, args, env or {}
         self.log = open(pathlib.Path(cwd) / "daemon.log", "a+")
         clean = {k: v for k, v in os.environ.items() if not k.startswith("HOLDFAST_")}
-        self.process = subprocess.Popen([str(BIN / "holdfastd"), *map(str, args)], cwd=cwd,
+        self.process = subprocess.Popen([*before, str(BIN / "holdfastd"), *map(str, args)], cwd=cwd,
                                         stdout=self.log, stderr=self.log, env={**clean, **self.env})
 
     def output(self):

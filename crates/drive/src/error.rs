@@ -29,7 +29,7 @@ pub enum DriveFault {
     },
     /// It belongs to another cluster.
     #[error(
-        "open drive {path}: it belongs to cluster {found}, not {expected}; take it out, or wipe it"
+        "open drive {path}: it belongs to cluster {found}, not {expected}; take it out, and wipe it only if nothing on it is needed"
     )]
     Foreign {
         /// Its folder.

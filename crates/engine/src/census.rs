@@ -6,11 +6,11 @@
 use std::sync::Arc;
 
 use futures::{StreamExt, stream};
-use holdfast_drive::api::{
-    DriveReply, DriveRequest, MemberRequest, Restock, ShardSource,
-};
+use holdfast_drive::api::{DriveReply, DriveRequest, MemberRequest, Restock, ShardSource};
 use holdfast_register::{HolderMask, ShardStatus};
-use holdfast_types::{BucketStamp, Entry, OperationId, PartRef, RegisterKey, ShardIndex, VersionId};
+use holdfast_types::{
+    BucketStamp, Entry, OperationId, PartRef, RegisterKey, ShardIndex, VersionId,
+};
 
 use crate::{
     error::StoreError,

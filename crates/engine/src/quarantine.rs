@@ -22,11 +22,7 @@ use holdfast_types::{
 use parking_lot::Mutex;
 
 use crate::{
-    bucket_record::BucketRecord,
-    engine::Engine,
-    error::StoreError,
-    read::Question,
-    set::SetHandle,
+    bucket_record::BucketRecord, engine::Engine, error::StoreError, read::Question, set::SetHandle,
     workers::stamp_of,
 };
 

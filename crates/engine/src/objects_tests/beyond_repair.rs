@@ -66,14 +66,14 @@ async fn a_part_beyond_repair_keeps_no_rebuild_from_its_end() {
     let rebuilt = engine.rebuild_drive(SetIndex(0), fresh);
     let patience = std::time::Duration::from_secs(600);
     let proof = tokio::time::timeout(patience, rebuilt).await.expect("it concludes").unwrap();
-    let short = |name: &str| {
-        proof.short.iter().any(|s| s.key == name && s.why.contains("too few shards"))
-    };
+    let short =
+        |name: &str| proof.short.iter().any(|s| s.key == name && s.why.contains("too few shards"));
     assert_eq!((proof.phase.as_str(), proof.short_count), ("done", 2), "{proof:?}");
     assert!(short("big") && short("big, part 2 of an upload"), "{proof:?}");
-    assert_eq!(parts.iter().map(|part| has(&nodes[1], *part)).collect::<Vec<_>>(), [
-        true, false, true
-    ]);
+    assert_eq!(
+        parts.iter().map(|part| has(&nodes[1], *part)).collect::<Vec<_>>(),
+        [true, false, true]
+    );
     let rows = engine.quarantine_view().await.entries;
     let told: Vec<_> =
         rows.iter().map(|row| (row.key.as_str(), row.part, row.good, row.need)).collect();
