@@ -10,7 +10,7 @@ use s3s::{
     validation::NameValidation,
 };
 
-use crate::config::Credentials;
+use crate::{accepted, config::Credentials};
 
 /// Secrets by access key.
 pub(crate) struct Secrets(pub(crate) Arc<dyn Credentials>);
@@ -36,9 +36,19 @@ pub(crate) struct SignedOnly;
 impl S3Access for SignedOnly {
     async fn check(&self, context: &mut S3AccessContext<'_>) -> S3Result<()> {
         match context.credentials() {
-            Some(_) => Ok(()),
+            Some(_) => accepted::check(context),
             None => Err(s3_error!(AccessDenied, "anonymous access is off: sign the request")),
         }
+    }
+}
+
+/// For requests whose signature was verified before: nobody can sign here.
+pub(crate) struct NoSecrets;
+
+#[async_trait::async_trait]
+impl S3Auth for NoSecrets {
+    async fn get_secret_key(&self, _: &str) -> S3Result<SecretKey> {
+        Err(s3_error!(InvalidAccessKeyId, "the signature was verified already"))
     }
 }
 

@@ -3,7 +3,8 @@
 //! - an `x-amz-*` header that the signature does not cover: whoever holds a presigned PUT could add
 //!   `x-amz-copy-source` and read what the signer may read;
 //! - signatures of version 2, session tokens, form uploads, signatures for other services;
-//! - headers and subresources whose features are not there: ignoring them would be a fake success.
+//! - headers whose features are not there: ignoring them would be a fake success. Those that nobody knows,
+//!   and the parameters of the query, are judged by [`crate::accepted`] once s3s has routed the request.
 
 use std::borrow::Cow;
 
@@ -28,22 +29,12 @@ const PAYLOADS: [&str; 4] = [
 /// The longest life of a presigned URL. S3: 7 days.
 const PRESIGNED_SECONDS_MAX: i64 = 604_800;
 
-/// Subresources that S3 has and this version of s3s does not route, so that it would take
-/// `PUT /bucket?abac` for CreateBucket.
-const UNROUTED: [&str; 8] = [
-    "abac",
-    "append",
-    "metadataConfiguration",
-    "metadataInventoryTable",
-    "metadataJournalTable",
-    "publicAccessBlockStatus",
-    "renameObject",
-    "torrent",
-];
+/// A decoded name and value of a query.
+pub(crate) type Pair<'q> = (Cow<'q, str>, Cow<'q, str>);
 
 /// Checks a request's head, and moves what a presigned URL carries in its query to the headers.
 pub(crate) fn check(parts: &mut Parts, owner: &str) -> S3Result<()> {
-    let query: Vec<(Cow<'_, str>, Cow<'_, str>)> = pairs(parts.uri.query().unwrap_or_default());
+    let query = pairs(parts.uri.query().unwrap_or_default());
     refuse_form(parts)?;
     refuse_payload_hash(&parts.headers)?;
     let signed = signed_headers(&parts.headers, &query)?;
@@ -56,7 +47,7 @@ pub(crate) fn check(parts: &mut Parts, owner: &str) -> S3Result<()> {
 }
 
 /// Decoded names and values of a query string.
-pub(crate) fn pairs(query: &str) -> Vec<(Cow<'_, str>, Cow<'_, str>)> {
+pub(crate) fn pairs(query: &str) -> Vec<Pair<'_>> {
     query
         .split('&')
         .filter(|pair| !pair.is_empty())
@@ -71,7 +62,7 @@ fn decoded(text: &str) -> Cow<'_, str> {
     percent_decode_str(text).decode_utf8_lossy()
 }
 
-fn value<'a>(query: &'a [(Cow<'_, str>, Cow<'_, str>)], name: &str) -> Option<&'a str> {
+fn value<'a>(query: &'a [Pair<'_>], name: &str) -> Option<&'a str> {
     query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_ref())
 }
 
@@ -101,10 +92,7 @@ fn refuse_payload_hash(headers: &HeaderMap) -> S3Result<()> {
 }
 
 /// The names that the request's one signature covers, lower-case.
-fn signed_headers(
-    headers: &HeaderMap,
-    query: &[(Cow<'_, str>, Cow<'_, str>)],
-) -> S3Result<Vec<String>> {
+fn signed_headers(headers: &HeaderMap, query: &[Pair<'_>]) -> S3Result<Vec<String>> {
     let authorization =
         headers.get(http::header::AUTHORIZATION).map(|value| value.to_str().unwrap_or_default());
     let presigned = value(query, "X-Amz-Signature").is_some();
@@ -193,7 +181,7 @@ fn refuse_unsigned(headers: &HeaderMap, signed: &[String]) -> S3Result<()> {
     }
 }
 
-fn refuse_unrouted(method: &Method, query: &[(Cow<'_, str>, Cow<'_, str>)]) -> S3Result<()> {
+fn refuse_unrouted(method: &Method, query: &[Pair<'_>]) -> S3Result<()> {
     if *method == Method::OPTIONS {
         return Err(not_implemented("cross-origin resource sharing"));
     }
@@ -202,10 +190,7 @@ fn refuse_unrouted(method: &Method, query: &[(Cow<'_, str>, Cow<'_, str>)]) -> S
         let message = "allow-unordered and delimiter cannot be used together";
         return Err(invalid("InvalidArgument", message));
     }
-    match query.iter().find(|(name, _)| UNROUTED.contains(&name.as_ref())) {
-        Some((name, _)) => Err(not_implemented(&format!("subresource {name}"))),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 /// A client that names the owner it expects wants to be refused when there is another one.
@@ -221,7 +206,7 @@ fn refuse_other_owners(headers: &HeaderMap, owner: &str) -> S3Result<()> {
 
 /// SDKs hoist `x-amz-*` headers into the query of a presigned URL, where the signature covers them.
 /// Checksums are left out: SDKs hoist the checksum of an empty body before there is one.
-fn hoisted(headers: &HeaderMap, query: &[(Cow<'_, str>, Cow<'_, str>)]) -> S3Result<HeaderMap> {
+fn hoisted(headers: &HeaderMap, query: &[Pair<'_>]) -> S3Result<HeaderMap> {
     let mut found = HeaderMap::new();
     for (name, value) in query {
         let name = name.to_ascii_lowercase();

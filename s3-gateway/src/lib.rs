@@ -5,15 +5,16 @@
 //! decides anything about drives, and nothing else in the tree imports s3s.
 //!
 //! A request passes `service` (request id, admission), `edge` (what s3s would let through), s3s
-//! (signature, routing, XML), `ops` (s3s's values to the store's and back), the store, and `response`
-//! (request ids, bodies of errors).
+//! (signature, routing, XML), `accepted` (what the operation does not take), `ops` (s3s's values to the
+//! store's and back), the store, and `response` (request ids, bodies of errors).
 //!
 //! | module | holds |
 //! |---|---|
 //! | [`admin`] | `/_admin/v1/...`: the cluster as adminctl shows it |
 //! | [`config`] | [`GatewayConfig`], credentials, bounds |
 //! | `service` | [`GatewayService`], the hyper and tower service |
-//! | `edge` | refusals before s3s: unsigned headers, session tokens, what is not implemented |
+//! | `edge` | refusals before s3s: unsigned headers, session tokens, values that are not implemented |
+//! | `accepted` | what each operation takes; refusals of all else, once s3s has routed a request |
 //! | `reframe` | bounds what s3s buffers of an aws-chunked body |
 //! | `auth` | what s3s asks: secrets, permission, bucket names |
 //! | `s3`, `ops` | the operations, one module a family |
@@ -25,6 +26,7 @@
 //! | `error`, `response` | S3 codes and messages; request ids |
 //! | `testing` | an in-memory store, behind the feature `testing` |
 
+mod accepted;
 pub mod admin;
 mod attributes;
 mod auth;

@@ -19,7 +19,7 @@ use s3s::{
     service::S3Service,
 };
 
-use crate::{admin, error};
+use crate::{accepted, admin, error};
 
 /// The ways out of s3s before it reads operations.
 pub(crate) struct Routes {
@@ -34,8 +34,8 @@ pub(crate) struct Verified;
 
 #[async_trait]
 impl S3Access for Verified {
-    async fn check(&self, _: &mut S3AccessContext<'_>) -> S3Result<()> {
-        Ok(())
+    async fn check(&self, context: &mut S3AccessContext<'_>) -> S3Result<()> {
+        accepted::check(context)
     }
 }
 

@@ -19,7 +19,7 @@ use tracing::Instrument;
 
 use crate::{
     admin,
-    auth::{BucketNames, Secrets, SignedOnly},
+    auth::{BucketNames, NoSecrets, Secrets, SignedOnly},
     config::GatewayConfig,
     digests::Announced,
     edge, error,
@@ -77,6 +77,8 @@ pub fn service(store: Arc<dyn ObjectStore>, config: GatewayConfig) -> GatewaySer
         builder
     };
     let mut verified = build(gateway.clone());
+    // Without it s3s would not ask for access either.
+    verified.set_auth(NoSecrets);
     verified.set_access(Verified);
     let mut builder = build(gateway);
     builder.set_auth(Secrets(config.credentials));
