@@ -44,11 +44,13 @@ pub(crate) enum ClientError {
     Strange { detail: String },
     #[error("{0}")]
     Unknown(String),
+    #[error("no node carried it out:\n{0}")]
+    Nobody(String),
 }
 
 impl ClientError {
     /// What to do next.
-    pub(crate) const fn cure(&self) -> &'static str {
+    pub(crate) fn cure(&self) -> &'static str {
         match self {
             Self::NoCredentials => {
                 "set HOLDFAST_ROOT_USER and HOLDFAST_ROOT_PASSWORD, or give --user and --password"
@@ -59,10 +61,22 @@ impl ClientError {
                 "check that holdfastd runs there, with TLS for https:// (--ca names its authority), or give \
                  --endpoint of another node"
             }
-            Self::Refused { .. } => {
-                "check the credentials, the names and the clock of this machine"
-            }
+            Self::Refused { code, .. } => match code.as_str() {
+                "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "AccessDenied" => {
+                    "check user and password: they are those that the nodes were started with"
+                }
+                "RequestTimeTooSkewed" => "set the clock of this machine by NTP",
+                "NoSuchBucket" | "NoSuchKey" | "NoSuchVersion" => {
+                    "check the names of bucket and key"
+                }
+                "InvalidArgument" => "check what was given; --help names what is expected",
+                "NotImplemented" => "ask a node that has drives, of this version of Holdfast",
+                _ => "see what `adminctl cluster info` and the node's log say, and try again",
+            },
             Self::Strange { .. } => "check that --endpoint is a node of this version of Holdfast",
+            Self::Nobody(_) => {
+                "see what `adminctl cluster info` and the nodes' logs say, and try again"
+            }
             Self::Unknown(_) => "look it up with `adminctl drive list` or `adminctl set list`",
         }
     }
@@ -204,12 +218,20 @@ fn refusal(status: StatusCode, body: &[u8]) -> ClientError {
     let text = String::from_utf8_lossy(body);
     let tag = |name: &str| {
         let (_, rest) = text.split_once(&format!("<{name}>"))?;
-        Some(rest.split_once("</")?.0.to_owned())
+        Some(unescape(rest.split_once("</")?.0))
     };
     ClientError::Refused {
         code: tag("Code").unwrap_or_else(|| status.as_u16().to_string()),
         message: tag("Message").unwrap_or_else(|| status.to_string()),
     }
+}
+
+/// Text of XML without its entities: those that S3's answers are written with.
+fn unescape(text: &str) -> String {
+    let entities =
+        [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&apos;", "'"), ("&#39;", "'")];
+    let text = entities.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to));
+    text.replace("&amp;", "&")
 }
 
 #[cfg(test)]
@@ -231,6 +253,9 @@ mod tests {
         let xml = b"<Error><Code>NoSuchKey</Code><Message>key does not exist</Message></Error>";
         let text = refusal(StatusCode::NOT_FOUND, xml).to_string();
         assert_eq!(text, "the node answered NoSuchKey: key does not exist");
+        let xml = b"<Message>zzz is no drive&apos;s id &amp;lt; &lt;</Message>";
+        let text = refusal(StatusCode::BAD_REQUEST, xml).to_string();
+        assert_eq!(text, "the node answered 400: zzz is no drive's id &lt; <");
         let text = refusal(StatusCode::BAD_GATEWAY, b"<html>").to_string();
         assert_eq!(text, "the node answered 502: 502 Bad Gateway");
     }

@@ -195,19 +195,35 @@ enum ObjectCommand {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    match run(Arguments::parse()).await {
-        Ok(text) => match writeln!(std::io::stdout(), "{text}") {
-            // A reader that has seen enough (`| head`) is content.
-            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-                eprintln!("adminctl: write what was answered: {error}");
-                ExitCode::FAILURE
-            }
-            _ => ExitCode::SUCCESS,
-        },
+    let arguments = Arguments::parse();
+    let json = arguments.json;
+    let (text, code) = match run(arguments).await {
+        Ok(text) if json => (as_json(text), ExitCode::SUCCESS),
+        Ok(text) => (text, ExitCode::SUCCESS),
         Err(error) => {
             eprintln!("adminctl: {error}\n{}", error.cure());
+            if !json {
+                return ExitCode::FAILURE;
+            }
+            let told = serde_json::json!({ "error": error.to_string(), "cure": error.cure() });
+            (format!("{told:#}"), ExitCode::FAILURE)
+        }
+    };
+    match writeln!(std::io::stdout(), "{text}") {
+        // A reader that has seen enough (`| head`) is content.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            eprintln!("adminctl: write what was answered: {error}");
             ExitCode::FAILURE
         }
+        _ => code,
+    }
+}
+
+/// An order is answered by a line; a program gets it as `message`.
+fn as_json(text: String) -> String {
+    match serde_json::from_str::<serde::de::IgnoredAny>(&text) {
+        Ok(_) => text,
+        Err(_) => format!("{:#}", serde_json::json!({ "message": text })),
     }
 }
 
@@ -278,6 +294,14 @@ mod tests {
             panic!("another command");
         };
         assert_eq!(key, "k//..");
+    }
+
+    #[test]
+    fn programs_get_json_whatever_was_asked() {
+        assert_eq!(as_json("[1]".to_owned()), "[1]");
+        let message: serde_json::Value =
+            serde_json::from_str(&as_json("done \"x\"".to_owned())).unwrap();
+        assert_eq!(message["message"], "done \"x\"");
     }
 
     /// Goal: JSON keeps what this version does not know; tables do not mind it.

@@ -86,15 +86,18 @@ pub(crate) async fn heal(
             ("/_admin/v1/heal/rate", vec![("bytes", rate.as_str())])
         }
     };
-    let mut lines = Vec::new();
+    let (mut lines, mut took) = (Vec::new(), 0);
     for node in nodes {
         let done = match client.at(node) {
             Ok(there) => there.post(path, &query).await,
             Err(error) => Err(error),
         };
+        took += u32::from(done.is_ok());
         lines.push(format!("{node}: {}", done.unwrap_or_else(|error| error.to_string())));
     }
-    Ok(lines.join("\n"))
+    let text = lines.join("\n");
+    // An order that nobody took was not carried out.
+    if took == 0 { Err(ClientError::Nobody(text)) } else { Ok(text) }
 }
 
 /// What a node says; why it says nothing.

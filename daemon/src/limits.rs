@@ -30,6 +30,22 @@ pub fn connections(open_files: usize) -> usize {
     (open_files / CLIENTS_SHARE).min(CONNECTIONS_MAX)
 }
 
+/// Takes all the descriptors that the system gives, and tells of too few.
+#[must_use]
+pub fn take_all() -> usize {
+    let files = raise_open_files();
+    let connections = connections(files);
+    if connections < CONNECTIONS_MAX {
+        tracing::warn!(
+            files,
+            connections,
+            "few open files are allowed, so few connections are let in at a time; raise the limit \
+             (`ulimit -Hn`, LimitNOFILE)"
+        );
+    }
+    connections
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

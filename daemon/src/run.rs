@@ -55,6 +55,12 @@ const OPEN_PATIENCE: Duration = Duration::from_secs(8);
 /// they are idle.
 pub const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How often readiness is looked at once it was there.
+const READY_AGAIN: Duration = Duration::from_secs(1);
+
+/// So many times in a row drives must be missing before the node calls itself unready.
+const UNREADY_AFTER: u32 = 3;
+
 /// How often readiness is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -107,7 +113,7 @@ pub async fn run(
     // A node that waits for its peers is told to go, too.
     let serve = async {
         match process.become_ready(&running).await {
-            Ok(()) => std::future::pending().await,
+            Ok(()) => process.watch_readiness(&running).await,
             Err(failure) => failure,
         }
     };
@@ -302,8 +308,13 @@ impl Process {
     ) -> (JoinHandle<()>, watch::Sender<bool>) {
         let stop = watch::Sender::new(false);
         let acceptor = self.certs.as_ref().map(|certs| TlsAcceptor::from(certs.server_config()));
-        let serving =
-            listener::serve(listener, front.clone(), acceptor, connections(), stop.subscribe());
+        let serving = listener::serve(
+            listener,
+            front.clone(),
+            acceptor,
+            limits::take_all(),
+            stop.subscribe(),
+        );
         (tokio::spawn(serving), stop)
     }
 
@@ -414,6 +425,26 @@ impl Process {
         Ok(())
     }
 
+    /// Keeps what health checks hear true: who cannot reach the drives that writes need is to get no more clients. Never returns.
+    async fn watch_readiness(&self, running: &Running) -> Failure {
+        let (mut ready, mut strikes) = (true, 0);
+        loop {
+            tokio::time::sleep(READY_AGAIN).await;
+            let missing = running.members.missing();
+            // A link that is made anew is not worth a balancer's while.
+            strikes = if missing.is_some() { strikes + 1 } else { 0 };
+            let now = if ready { strikes < UNREADY_AFTER } else { missing.is_none() };
+            if now != ready {
+                ready = now;
+                running.front.set_ready(ready);
+                match missing {
+                    Some(why) => tracing::warn!("not ready: {why}"),
+                    None => tracing::info!("ready again"),
+                }
+            }
+        }
+    }
+
     /// Tells systemd that the runtime is alive, for as long as it is. Never returns.
     async fn feed_watchdog(&self, env: &HashMap<String, String>) {
         let set = |name: &str| env.get(name).map(String::as_str);
@@ -466,19 +497,4 @@ fn here_in(name: &str, document: &Document) -> Here {
         cluster: Some(document.layout.cluster),
         layout_generation: document.layout.generation,
     }
-}
-
-/// Takes all the descriptors that the system gives, and tells of too few.
-fn connections() -> usize {
-    let files = limits::raise_open_files();
-    let connections = limits::connections(files);
-    if connections < limits::CONNECTIONS_MAX {
-        tracing::warn!(
-            files,
-            connections,
-            "few open files are allowed, so few connections are let in at a time; raise the limit \
-             (`ulimit -Hn`, LimitNOFILE)"
-        );
-    }
-    connections
 }

@@ -129,7 +129,12 @@ impl AdminView for Engine {
 
     async fn act(&self, action: AdminAction) -> Result<String, StoreError> {
         Ok(match action {
-            AdminAction::Scrub(order) => told(&Self::scrub(self, order).await),
+            AdminAction::Scrub(ScrubOrder::Rate(0)) => {
+                let message =
+                    "a rate is one byte a second at least; `pause` holds the scrub".to_owned();
+                return Err(StoreError::InvalidArgument { message });
+            }
+            AdminAction::Scrub(order) => told(&Self::scrub(self, order).await)?,
             AdminAction::HealStart => {
                 self.heal_now().await;
                 "healed what could be healed".to_owned()
@@ -160,13 +165,17 @@ impl AdminView for Engine {
     }
 }
 
-/// Who took an order, and who did not.
-fn told(view: &ScrubView) -> String {
+/// Who took an order, and who did not; an error when nobody did.
+fn told(view: &ScrubView) -> Result<String, StoreError> {
     let silent: Vec<_> = view.drives.iter().filter(|row| !row.error.is_empty()).collect();
     let mut lines =
         vec![format!("told {} of {} drives", view.drives.len() - silent.len(), view.drives.len())];
     lines.extend(silent.iter().map(|row| format!("{}{}: {}", row.node, row.path, row.error)));
-    lines.join("\n")
+    let message = lines.join("\n");
+    if silent.len() == view.drives.len() {
+        return Err(StoreError::Overloaded { message });
+    }
+    Ok(message)
 }
 
 /// The way in from s3s, which has checked the signature.
