@@ -3,6 +3,7 @@
 mod buckets;
 mod bulk;
 mod copy;
+mod cut_short;
 mod frozen_parts;
 mod list;
 mod multipart;
