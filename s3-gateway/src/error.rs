@@ -33,9 +33,9 @@ pub(crate) fn code_of(error: &StoreError) -> (&'static str, StatusCode) {
             ("ServiceUnavailable", S::SERVICE_UNAVAILABLE)
         }
         // The engine starts again by itself and never lets it out; it would be safe to repeat.
-        StoreError::BucketChanged { .. } | StoreError::SetChanged { .. } => {
-            ("OperationAborted", S::CONFLICT)
-        }
+        StoreError::BucketChanged { .. }
+        | StoreError::SetChanged { .. }
+        | StoreError::UploadNotOpen => ("OperationAborted", S::CONFLICT),
         StoreError::Overloaded { .. } => ("SlowDown", S::SERVICE_UNAVAILABLE),
         StoreError::Unsupported { .. } => ("NotImplemented", S::NOT_IMPLEMENTED),
         StoreError::Internal { .. } => ("InternalError", S::INTERNAL_SERVER_ERROR),

@@ -147,13 +147,14 @@ impl Engine {
                 self.reopen(at, operation).await?;
                 Err(error)
             }
+            // Somebody took it for overdue, or the drives that have it frozen are not heard any more: nothing
+            // was written. That there is no such upload would be a guess (INV-UPLOAD-5).
+            Err(StoreError::UploadNotOpen) => {
+                let settled = self.settle_completion(at, operation).await?;
+                settled.ok_or(StoreError::ConditionalConflict)
+            }
             Err(error) => match self.settle_completion(at, operation).await {
                 Ok(Some(meta)) => Ok(meta),
-                Ok(None) if matches!(error, StoreError::NoSuchUpload) => {
-                    Err(StoreError::ConditionalConflict)
-                }
-                // Nobody knows what became of it: that there is no such upload would be a guess.
-                Err(unsettled) if matches!(error, StoreError::NoSuchUpload) => Err(unsettled),
                 _ => Err(error),
             },
         }
@@ -292,6 +293,10 @@ const fn wrote_nothing(error: &StoreError) -> bool {
 
 impl SetHandle {
     /// Which drives have frozen the upload for a completion.
+    ///
+    /// # Errors
+    /// [`StoreError::UploadNotOpen`] when it is not frozen for this one any more, [`StoreError::BelowQuorum`] when
+    /// too few drives say.
     pub(crate) async fn frozen(
         &self,
         at: &UploadAt,
@@ -299,13 +304,18 @@ impl SetHandle {
     ) -> Result<Frozen, StoreError> {
         let register = at.register();
         let phase = UploadPhase::Completing(operation);
-        let Judgement::Found(found) = self.judged_by_all(at.stamp, &register).await? else {
-            return Err(StoreError::NoSuchUpload);
+        let found = match self.judged_by_all(at.stamp, &register).await? {
+            Judgement::Found(found) => found,
+            Judgement::Absent => return Err(StoreError::UploadNotOpen),
+            // The drives vanished since: they have it, and do not say so.
+            Judgement::Unknown { have, need } => {
+                return Err(self.shared.below_quorum(need, have, &[]));
+            }
         };
         let state = UploadState::of(Some(&found)).map_err(|e| damaged(&register, &e))?;
         if state.is_none_or(|state| state.phase != phase) {
             // Somebody took it for overdue.
-            return Err(StoreError::NoSuchUpload);
+            return Err(StoreError::UploadNotOpen);
         }
         let route = self.shared.route(&register)?;
         let slot = |shard: u8| route.slots[usize::from(shard)] as u8;

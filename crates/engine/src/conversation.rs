@@ -369,7 +369,7 @@ impl<M: Machine> Conversation<M> {
                 let why = set.below_quorum(need, have, &self.failures);
                 StoreError::Unknown { message: why.to_string() }
             }
-            Failure::Refused(Refusal::UploadNotOpen) => StoreError::NoSuchUpload,
+            Failure::Refused(Refusal::UploadNotOpen) => StoreError::UploadNotOpen,
             Failure::Refused(Refusal::Crowded) => {
                 StoreError::Overloaded { message: "the key has too many open writes".to_owned() }
             }

@@ -57,6 +57,12 @@ pub enum StoreError {
         current: holdfast_types::SetEpoch,
     },
 
+    /// Drives refuse a change: their copies of the upload's register are in no phase that allows it. That is no
+    /// word about whether there is such an upload (INV-UPLOAD-5). Never leaves the engine: whoever meets it
+    /// looks at the upload.
+    #[error("the upload is in no phase for this")]
+    UploadNotOpen,
+
     // ---- conditions ---------------------------------------------------------------------------
     /// S3: PreconditionFailed, naming the header.
     #[error("condition {condition} failed")]
@@ -187,7 +193,9 @@ impl StoreError {
             | Self::InvalidPartOrder
             | Self::InvalidRange { .. }
             | Self::BodyRejected { .. } => ErrorClass::Invalid,
-            Self::BucketChanged { .. } | Self::SetChanged { .. } => ErrorClass::Outdated,
+            Self::BucketChanged { .. } | Self::SetChanged { .. } | Self::UploadNotOpen => {
+                ErrorClass::Outdated
+            }
             Self::BelowQuorum { .. } => ErrorClass::Unavailable,
             Self::Overloaded { .. } => ErrorClass::Overloaded,
             Self::Unknown { .. } => ErrorClass::TimedOut,

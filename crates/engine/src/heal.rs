@@ -42,7 +42,7 @@ impl Engine {
         let target = Target::Version(chore.version);
         match set.shared.resolve(scope, &route, target, Reach::Sweep(seal)).await {
             // A part that is frozen: the completion, or the sweep after it, does what is to be done.
-            Err(StoreError::NoSuchUpload) => Ok(Worked::Later),
+            Err(StoreError::UploadNotOpen) => Ok(Worked::Later),
             outcome => outcome.map(|_| Worked::Done),
         }
     }

@@ -214,7 +214,7 @@ impl Engine {
         loop {
             let (key, draft) = (register.clone(), draft.clone());
             match set.write(at.stamp, key, VersionId::NULL, draft).await {
-                Err(StoreError::NoSuchUpload) => {}
+                Err(StoreError::UploadNotOpen) => {}
                 outcome => return outcome.map(|_| ()),
             }
             let state = self.settled_upload(at).await?;
@@ -241,7 +241,7 @@ impl Engine {
                 let state = self.visible_upload(at.clone()).await?;
                 match set.found_parts(&at, after, limit + 1, &OpenOnes::Resolve).await {
                     // What is open among the parts is its to judge, as long as a completion is under way.
-                    Err(StoreError::NoSuchUpload) => self.settled_upload(&at).await?,
+                    Err(StoreError::UploadNotOpen) => self.settled_upload(&at).await?,
                     found => return Ok((state, found?)),
                 };
             }

@@ -78,6 +78,8 @@ pub enum Bug {
     ForgetShapes,
     /// A completion hears drives that have missed its freeze.
     UnfrozenHeard,
+    /// A completion takes silence about its upload for its absence.
+    SilentUploadGone,
     /// A rebuild installs what one drive lists, not what R drives do.
     InstallUnread,
     /// A drive whose records have rotted counts.
@@ -91,7 +93,7 @@ pub enum Bug {
 
 impl Bug {
     /// All of them, with the name on the command line and what it breaks.
-    pub const ALL: [(Self, &'static str, &'static str); 33] = [
+    pub const ALL: [(Self, &'static str, &'static str); 34] = [
         (Self::EarlyAck, "early-ack", "success answered at W - 1 accepts"),
         (Self::ThinAck, "thin-ack", "success answered at A_v - 1 holders"),
         (Self::VolatilePromises, "volatile-promises", "promises are lost in a restart"),
@@ -121,6 +123,7 @@ impl Bug {
         (Self::AdoptionUnguarded, "adoption-unguarded", "frozen parts are adopted by anybody"),
         (Self::ForgetShapes, "forget-shapes", "a write in another shape forgets its earlier ones"),
         (Self::UnfrozenHeard, "unfrozen-heard", "a completion hears drives that missed its freeze"),
+        (Self::SilentUploadGone, "silent-upload-gone", "an upload nobody tells of counts as gone"),
         (Self::InstallUnread, "install-unread", "a rebuild installs what one drive lists"),
         (Self::RottenCounts, "rotten-counts", "a drive whose records have rotted counts"),
         (Self::RottenVouches, "rotten-vouches", "a drive remembers what has rotted away"),
@@ -156,7 +159,8 @@ impl Bug {
             | Self::NoRollBackSeal
             | Self::FreeNamedParts
             | Self::AdoptionUnguarded
-            | Self::UnfrozenHeard => Part::Uploads,
+            | Self::UnfrozenHeard
+            | Self::SilentUploadGone => Part::Uploads,
             _ => Part::Register,
         }
     }

@@ -47,6 +47,9 @@ pub struct Args {
     /// A 4 x 4 cluster of real daemons, all drives cut at once.
     #[arg(long)]
     cluster: bool,
+    /// With --cluster: so many of 100 operations are small multipart uploads, besides those of the usual mix.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100))]
+    uploads: u32,
     /// The daemon's binary, for --cluster; beside this one by default.
     #[arg(long)]
     holdfastd: Option<PathBuf>,

@@ -15,14 +15,15 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use rand::Rng;
 
-/// Bytes of a drive's image; sparse.
-const DRIVE_BYTES: u64 = 1 << 30;
+/// Bytes of a drive's image; sparse. Forty cuts of a cluster fill some 400 MiB.
+const DRIVE_BYTES: u64 = 2 << 30;
 
-/// Bytes that one drive may fill, for the size of the outer image; sparse.
-const OUTER_PER_DRIVE: u64 = 400 << 20;
+/// Bytes of the outer image for each drive; sparse. All that a drive may fill, and the file system's own: an outer
+/// that is full would be a failure of the rig.
+const OUTER_PER_DRIVE: u64 = DRIVE_BYTES + (64 << 20);
 
 /// Ranges of each image that are written back before a cut, at most.
-const RANGES_MAX: usize = 6;
+const RANGES_MAX: usize = 12;
 
 /// The kernel writes dirty pages back after this long by itself: never, while the rig stands.
 const WRITEBACK: &str = "/proc/sys/vm/dirty_writeback_centisecs";
@@ -59,6 +60,8 @@ pub struct Rig {
     loops: Vec<String>,
     mounted: Vec<PathBuf>,
     writeback: Option<String>,
+    /// Whether the images stay.
+    stays: bool,
 }
 
 impl Rig {
@@ -71,6 +74,7 @@ impl Rig {
             loops: Vec::new(),
             mounted: Vec::new(),
             writeback: None,
+            stays: false,
         };
         fs::create_dir_all(&rig.outer)?;
         let count = rig.drives.len() as u64;
@@ -161,6 +165,12 @@ impl Rig {
         run("xfs_io", &["-x", "-c", "shutdown", &text(&self.outer)]).map(drop)
     }
 
+    /// The images stay as they are, for whoever looks into what was seen on them; where.
+    pub fn keep(&mut self) -> &Path {
+        self.stays = true;
+        &self.outer_image
+    }
+
     /// The power is back: everything is mounted again, which recovers the file systems.
     pub fn restore(&mut self) -> Result<()> {
         self.detach()?;
@@ -173,7 +183,9 @@ impl Drop for Rig {
         if let Err(error) = self.detach() {
             eprintln!("testbed: take the rig down: {error:#}");
         }
-        let _ = fs::remove_file(&self.outer_image);
+        if !self.stays {
+            let _ = fs::remove_file(&self.outer_image);
+        }
         if let Some(before) = &self.writeback {
             let _ = fs::write(WRITEBACK, before.trim());
         }

@@ -16,6 +16,7 @@ use super::{
         Event,
         key::{KeyOp, Told, Value},
     },
+    uploads::Uploads,
 };
 use crate::bench::{
     ask::{Answer, NoAnswer},
@@ -30,9 +31,6 @@ const PATIENCE: Duration = Duration::from_secs(25);
 /// A node that did not answer is left alone this long, as a load balancer would.
 const SHUN: Duration = Duration::from_millis(1_500);
 
-/// Bytes of a part that is not the last: S3's least.
-const PART_BYTES: u64 = 5 << 20;
-
 /// What all clients share.
 pub struct Shared {
     /// The book.
@@ -41,6 +39,8 @@ pub struct Shared {
     pub content: Arc<Content>,
     /// The nodes.
     pub targets: Vec<Target>,
+    /// Multipart uploads that are left to be completed.
+    pub uploads: Uploads,
 }
 
 /// Groups of keys in use at a time: 32 keys.
@@ -49,11 +49,17 @@ const GROUPS: usize = 4;
 impl Shared {
     /// An empty book, for clients of `targets`.
     pub fn new(seed: u64, targets: Vec<Target>) -> Self {
-        Self { book: Book::new(GROUPS), content: Content::new(seed), targets }
+        let (book, uploads) = (Book::new(GROUPS), Uploads::default());
+        Self { book, content: Content::new(seed), targets, uploads }
+    }
+
+    /// With so many small multipart uploads among 100 operations, besides those of the usual mix.
+    pub fn with_uploads(self, percent: u32) -> Self {
+        Self { uploads: Uploads::more(percent), ..self }
     }
 
     /// The bytes of a value.
-    fn bytes(&self, name: &str, value: Value, size: u64) -> Bytes {
+    pub(super) fn bytes(&self, name: &str, value: Value, size: u64) -> Bytes {
         let mut window = self.content.of(&format!("{name}#{value}"), size);
         let mut bytes = Vec::with_capacity(size as usize);
         while let Some(piece) = window.next_piece() {
@@ -71,6 +77,8 @@ pub enum Outcome {
     Unknown {
         /// When it was called.
         called: u64,
+        /// What was said, or went wrong.
+        why: String,
     },
     /// An answer: called and returned when.
     Answered {
@@ -85,11 +93,11 @@ pub enum Outcome {
 
 /// A client.
 pub struct Worker {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     clients: Vec<(Client, Instant)>,
-    random: ChaCha8Rng,
+    pub(super) random: ChaCha8Rng,
     /// The node that was asked last.
-    node: usize,
+    pub(super) node: usize,
 }
 
 impl Worker {
@@ -119,6 +127,10 @@ impl Worker {
         while Instant::now() < end {
             let group = self.shared.book.group(self.random.random_range(0..64));
             let key = self.random.random_range(0..GROUP_KEYS);
+            if self.wants_small_upload() {
+                self.small_upload(group, key).await;
+                continue;
+            }
             match self.random.random_range(0..100) {
                 0..28 => self.get(group, key, None).await,
                 28..36 => self.head(group, key, None).await,
@@ -169,7 +181,7 @@ impl Worker {
                     book.cause(&answer.message);
                     // Whoever says no may be cut off.
                     *shunned_until = Instant::now() + SHUN / 3;
-                    return Outcome::Unknown { called };
+                    return Outcome::Unknown { called, why: answer.message };
                 }
                 book.count(|counts| counts.checked += 1);
                 Outcome::Answered { called, returned, answer }
@@ -186,7 +198,7 @@ impl Worker {
                 book.cause(&format!("lost: {why}"));
                 book.count(|counts| counts.unknown += 1);
                 *shunned_until = Instant::now() + SHUN;
-                Outcome::Unknown { called }
+                Outcome::Unknown { called, why }
             }
         }
     }
@@ -208,7 +220,7 @@ impl Worker {
         let book = &self.shared.book;
         match outcome {
             Outcome::NotSent => {}
-            Outcome::Unknown { called } => {
+            Outcome::Unknown { called, .. } => {
                 book.record(group, key, Event { called, returned: None, op: op(Told::Unknown) });
             }
             Outcome::Answered { called, returned, answer } => {
@@ -229,7 +241,7 @@ impl Worker {
         }
     }
 
-    fn unexpected(&self, group: usize, key: usize, answer: &Answer) {
+    pub(super) fn unexpected(&self, group: usize, key: usize, answer: &Answer) {
         let (name, node) = (key_name(group, key), self.node + 1);
         let Answer { status, code, message, .. } = answer;
         let what = format!("{name}: node {node} answered {status} {code}: {message}");
@@ -238,15 +250,20 @@ impl Worker {
 
     /// A new value and its bytes.
     fn value(&mut self, group: usize, key: usize) -> (Value, Payload) {
-        let size = match self.random.random_range(0..100) {
+        let size = self.size();
+        let (value, size) = self.shared.book.new_value(group, key, size);
+        let bytes = self.shared.bytes(&key_name(group, key), value, size);
+        (value, Payload::Whole(Some(bytes)))
+    }
+
+    /// The size of an object.
+    pub(super) fn size(&mut self) -> u64 {
+        match self.random.random_range(0..100) {
             0..5 => self.random.random_range(1..200),
             5..60 => self.random.random_range(200..16_000),
             60..92 => self.random.random_range(16_000..400_000),
             _ => self.random.random_range(900_000..2_500_000),
-        };
-        let (value, size) = self.shared.book.new_value(group, key, size);
-        let bytes = self.shared.bytes(&key_name(group, key), value, size);
-        (value, Payload::Whole(Some(bytes)))
+        }
     }
 
     async fn put(&mut self, group: usize, key: usize) {
@@ -391,51 +408,6 @@ impl Worker {
             let op = KeyOp::Seen(value);
             book.record(group, key, Event { called, returned: Some(returned), op });
         }
-    }
-
-    /// A multipart upload of two parts, now and then aborted instead of completed.
-    async fn multipart(&mut self, group: usize, key: usize) {
-        let size = PART_BYTES + self.random.random_range(1..100_000);
-        let (value, size) = self.shared.book.new_value(group, key, size);
-        let name = key_name(group, key);
-        let bytes = self.shared.bytes(&name, value, size);
-        let begun = self.ask(None, Method::POST, &name, &[("uploads", "")], &[], Payload::EMPTY);
-        let Outcome::Answered { answer, .. } = begun.await else { return };
-        let Some(upload) = answer.texts("UploadId").into_iter().next() else {
-            return self.unexpected(group, key, &answer);
-        };
-        let mut parts = String::new();
-        for (number, part) in
-            [(1, bytes.slice(..PART_BYTES as usize)), (2, bytes.slice(PART_BYTES as usize..))]
-        {
-            let query = [("partNumber", &*number.to_string()), ("uploadId", &*upload)];
-            let payload = Payload::Whole(Some(part));
-            let outcome = self.ask(None, Method::PUT, &name, &query, &[], payload).await;
-            let Outcome::Answered { answer, .. } = outcome else { return };
-            let Some(etag) = answer.etag.filter(|_| answer.status.is_success()) else { return };
-            parts += &format!("<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag></Part>");
-        }
-        let query = [("uploadId", &*upload)];
-        if self.random.random_range(0..5) == 0 {
-            self.ask(None, Method::DELETE, &name, &query, &[], Payload::EMPTY).await;
-            return;
-        }
-        let xml = format!("<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>");
-        let payload = Payload::Whole(Some(xml.into()));
-        let outcome = self.ask(None, Method::POST, &name, &query, &[], payload).await;
-        self.wrote(group, key, as_error(outcome), None, |_| KeyOp::Put(value));
-    }
-}
-
-/// S3: CompleteMultipartUpload may answer 200 and then an error in its body.
-fn as_error(outcome: Outcome) -> Outcome {
-    match outcome {
-        Outcome::Answered { called, answer, .. }
-            if answer.status.is_success() && answer.texts("ETag").is_empty() =>
-        {
-            Outcome::Unknown { called }
-        }
-        other => other,
     }
 }
 

@@ -107,7 +107,7 @@ impl User {
         let event = match asked {
             Outcome::NotSent => return,
             Outcome::Unknown { .. } if matches!(op, BucketOp::Seen(..)) => return,
-            Outcome::Unknown { called } => Event { called, returned: None, op },
+            Outcome::Unknown { called, .. } => Event { called, returned: None, op },
             Outcome::Answered { called, returned, answer } => {
                 let op = match (answer.status, answer.code.as_str(), op) {
                     (status, _, op) if status.is_success() => op,

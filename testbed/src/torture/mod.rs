@@ -7,6 +7,7 @@
 //! | [`faults`] | brings them into effect |
 //! | [`wiping`] | waits for what a wiped drive needs before and after |
 //! | [`client`] | clients of objects |
+//! | [`uploads`] | their multipart uploads, completed in the end |
 //! | [`life`] | clients of buckets that come and go |
 //! | [`book`] | what the clients did and saw |
 //! | [`checker`] | whether one copy of the data could have answered so |
@@ -24,6 +25,7 @@ use holdfast_types::{Quorum, sabotage};
 use serde::Serialize;
 
 pub use self::{
+    book::key_name,
     client::{Shared, Worker},
     faults::start_all,
 };
@@ -42,6 +44,7 @@ mod faults;
 mod life;
 mod plan;
 pub mod settle;
+mod uploads;
 mod wiping;
 
 /// The bucket of the objects.
@@ -240,6 +243,7 @@ async fn torture(args: &Args, dir: &Path) -> Result<Report> {
     }
     let (faults, bucket_lives) = (faults.await?, lives.await?);
     let counts = shared.book.counts();
+    settle::finish_uploads(&shared, args.seed).await;
     let scrub = settle::scrub_to_full_width(&shared).await;
     settle::read_all(&shared, args.seed).await;
     let keys = shared.book.keys().len();

@@ -23,6 +23,10 @@ use crate::admin::{Admin, Passes};
 /// Everything is at full width this long after the last fault, or something is never repaired.
 const FULL_WIDTH_WITHIN: Duration = Duration::from_secs(180);
 
+/// Uploads can be completed this long after the last fault: those that a completion had frozen are settled after
+/// 35 seconds, and a client waits 25.
+const FINISHED_WITHIN: Duration = Duration::from_secs(150);
+
 /// Scrubs at the end: the first finds what rotted, and what it found is restored before the second, which
 /// finds nothing. One more is for a shard that rotted in the first one's wake.
 const SCRUBS_MAX: u32 = 3;
@@ -101,6 +105,21 @@ pub async fn full_width(shared: &Arc<Shared>) -> Duration {
         shared.book.violation(format!("{count} keys short after {seconds} s, the last: {why}"));
     }
     begin.elapsed()
+}
+
+/// Completes the uploads whose clients were told nothing definite: all can be completed, whatever happened since.
+pub async fn finish_uploads(shared: &Arc<Shared>, seed: u64) {
+    let end = Instant::now() + FINISHED_WITHIN;
+    let finishers = (0..READERS).map(|number| {
+        let worker = Worker::new(shared.clone(), seed, 5_000 + number as u64);
+        tokio::spawn(worker.finish(end, true))
+    });
+    for finisher in finishers.collect::<Vec<_>>() {
+        finisher.await.expect("finishers do not panic");
+    }
+    for story in shared.uploads.stories() {
+        shared.book.violation(format!("cannot be completed: {story}"));
+    }
 }
 
 /// Every key from every node, and every group's list.

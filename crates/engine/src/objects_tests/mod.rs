@@ -4,6 +4,7 @@ mod beyond_repair;
 mod buckets;
 mod bulk;
 mod copy;
+mod cut_short;
 mod frozen_parts;
 mod list;
 mod multipart;

@@ -16,7 +16,7 @@ use holdfast_types::{
 };
 
 pub use drive::MemoryDrive;
-pub use node::MemoryNode;
+pub use node::{Fuse, MemoryNode};
 
 use crate::{
     api::{Body, BodyDigest, BoxBody},

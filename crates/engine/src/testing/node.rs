@@ -40,6 +40,46 @@ struct Cell {
     drive: Mutex<MemoryDrive>,
 }
 
+/// So many more requests are answered by the nodes that share it, then none.
+#[derive(Debug)]
+pub struct Fuse {
+    left: AtomicUsize,
+    /// Whether the next request after those is carried out, and its answer lost.
+    does_one_unheard: AtomicBool,
+}
+
+/// What becomes of a request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Answered,
+    Unheard,
+    Cut,
+}
+
+impl Fuse {
+    /// One that lasts for `count` requests to drives, and perhaps for one more whose answer is lost.
+    #[must_use]
+    pub fn new(count: usize, does_one_unheard: bool) -> Arc<Self> {
+        let does_one_unheard = AtomicBool::new(does_one_unheard);
+        Arc::new(Self { left: AtomicUsize::new(count), does_one_unheard })
+    }
+
+    fn next(&self) -> Fate {
+        let answered = self.left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok();
+        match answered {
+            true => Fate::Answered,
+            false if self.does_one_unheard.swap(false, SeqCst) => Fate::Unheard,
+            false => Fate::Cut,
+        }
+    }
+
+    /// Whether it let through all that it lasts for.
+    #[must_use]
+    pub fn is_burnt(&self) -> bool {
+        self.left.load(SeqCst) == 0
+    }
+}
+
 /// An in-memory [`Node`] whose drives follow the register rules.
 pub struct MemoryNode {
     name: String,
@@ -49,6 +89,7 @@ pub struct MemoryNode {
     upload_bytes: Arc<AtomicUsize>,
     blocks_read: Arc<AtomicU64>,
     streams: AtomicU64,
+    fuse: RwLock<Option<Arc<Fuse>>>,
 }
 
 impl MemoryNode {
@@ -67,6 +108,7 @@ impl MemoryNode {
             upload_bytes,
             blocks_read: Arc::default(),
             streams: AtomicU64::new(0),
+            fuse: RwLock::default(),
         }
     }
 
@@ -92,6 +134,12 @@ impl MemoryNode {
     /// No drive of the node serves.
     pub fn set_all_down(&self, down: bool) {
         self.cells.read().values().for_each(|cell| cell.faults.down.store(down, SeqCst));
+    }
+
+    /// The node's drives serve as long as `fuse` lasts; without one, for good.
+    pub fn set_fuse(&self, fuse: Option<Arc<Fuse>>) {
+        *self.fuse.write() = fuse;
+        self.cells.read().values().for_each(|cell| cell.faults.drop_answers.store(0, SeqCst));
     }
 
     /// The drive refuses every Accept with `refusal`.
@@ -171,8 +219,12 @@ impl MemoryNode {
     fn serving(&self, drive: DriveId) -> Result<Arc<Cell>, DriveError> {
         let missing = || DriveError::failed(drive, ErrorClass::Unavailable, "no such drive");
         let cell = self.cells.read().get(&drive).cloned().ok_or_else(missing)?;
-        if cell.faults.down.load(SeqCst) {
+        let fate = self.fuse.read().as_ref().map_or(Fate::Answered, |fuse| fuse.next());
+        if fate == Fate::Cut || cell.faults.down.load(SeqCst) {
             return Err(DriveError::failed(drive, ErrorClass::Unavailable, "connection refused"));
+        }
+        if fate == Fate::Unheard {
+            cell.faults.drop_answers.store(usize::MAX, SeqCst);
         }
         Ok(cell)
     }

@@ -19,6 +19,9 @@ use super::{
     sim::Inbox,
 };
 
+/// As the engine's.
+const BEGINNINGS_MAX: u32 = 4;
+
 /// Why something was not done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fail {
@@ -259,20 +262,36 @@ impl Coordinator {
         }
     }
 
-    /// A conditional write.
+    /// A conditional write. One of unknown effect is begun again most often (ADR 0011): what uploads decide on has
+    /// no data, so in the same shape.
     pub async fn update<T>(
         &self,
         at: At,
         mut decide: impl FnMut(Option<&Candidate>) -> Result<Ruling<T>, Fail>,
     ) -> Result<T, Fail> {
-        let (drives, seal) = (self.drives(), self.operation());
+        let (mut drives, seal) = (self.drives(), self.operation());
         let machine = Conditional::new(drives, VersionId::NULL, Subject::Register, seal);
         let mut talk = self.talk(at, None, machine);
         let mut answers: Vec<(OperationId, T)> = Vec::new();
         let mut kept = Err(Fail::Unknown);
+        let mut last: Option<Draft> = None;
+        let mut beginnings = 1;
         let mut step = talk.machine.start();
         let outcome = loop {
             let current = match talk.run(step).await {
+                Pause::Done(Err(Failure::Unknown { .. }))
+                    if last.is_some() && self.begins_again(beginnings) =>
+                {
+                    let draft = last.clone().expect("just seen");
+                    beginnings += 1;
+                    drives = self.drives();
+                    let machine = talk.machine.clone();
+                    let machine = machine.again(drives, draft.entry(drives), drives.up);
+                    self.say(|| format!("{:?} of {:?} begun again", draft.operation, at.key));
+                    talk = self.talk(at, draft.guard, machine);
+                    step = talk.machine.start();
+                    continue;
+                }
                 Pause::Done(outcome) => break outcome,
                 Pause::Evaluate(current) => current,
                 Pause::Late => return Err(Fail::Unknown),
@@ -281,6 +300,7 @@ impl Coordinator {
                 Ok(Ruling::Write(draft, answer)) => {
                     answers.push((draft.operation, answer));
                     talk.guard.clone_from(&draft.guard);
+                    last = Some(draft.clone());
                     let entry = draft.entry(drives);
                     Decision::Write { entry, own: drives.up, keeps_order: false }
                 }
@@ -307,6 +327,11 @@ impl Coordinator {
             }
             Err(failure) => Err(talk.explain(failure)),
         }
+    }
+
+    /// Whether a write of unknown effect is begun again: as the engine does, but now and then it has no time left.
+    fn begins_again(&self, beginnings: u32) -> bool {
+        beginnings < BEGINNINGS_MAX && self.shared.borrow_mut().rng.chance(67)
     }
 
     /// The settled value, brought under a fresh ballot.

@@ -1,6 +1,7 @@
 //! Clients of one upload, and what must hold of what they are told: an acknowledged object stays
 //! readable with the shards of all its parts, no part that was acknowledged is missing from it, an
-//! aborted upload never appears, reads are not stale.
+//! aborted upload never appears, reads are not stale, and an upload is gone for nobody before somebody ended it
+//! (INV-UPLOAD-5).
 
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
@@ -10,7 +11,7 @@ use holdfast_types::{OperationId, PartRef};
 use super::{
     super::rng::Rng,
     coordinator::Coordinator,
-    ops::is_put,
+    ops::{Fail, is_put},
     sim::Sim,
     uploads::{OBJECT, SETTLE_AFTER_MICROS},
 };
@@ -29,7 +30,18 @@ struct History {
     objects: BTreeMap<OperationId, Span>,
     /// Completions, with what they are made of once acknowledged.
     completions: BTreeMap<OperationId, Option<Vec<PartRef>>>,
+    /// An abort was asked for, and may take effect at any time since.
+    aborting: bool,
     aborted: bool,
+}
+
+impl History {
+    /// What was told of an upload that is there.
+    fn judge_gone<T>(&self, of: &Coordinator, told: &Result<T, Fail>, by_others: bool) {
+        if matches!(told, Err(Fail::Gone)) && !by_others {
+            violate(of, "the upload is gone, and nobody has ended it".to_owned());
+        }
+    }
 }
 
 type Log = Rc<RefCell<History>>;
@@ -69,7 +81,10 @@ async fn client(of: Coordinator, log: Log, plans: Vec<Plan>) {
         match plan {
             Plan::Part(number) => {
                 log.borrow_mut().parts.insert(operation, (number, begun));
-                if of.put_part(number, operation).await.is_ok() {
+                let told = of.put_part(number, operation).await;
+                let is_ended = log.borrow().aborting || !log.borrow().completions.is_empty();
+                log.borrow().judge_gone(&of, &told, is_ended);
+                if told.is_ok() {
                     of.say(|| format!("part {operation:?} is acknowledged"));
                     let span = Span { start, end: Some(time(&of)) };
                     log.borrow_mut().parts.insert(operation, (number, span));
@@ -80,6 +95,8 @@ async fn client(of: Coordinator, log: Log, plans: Vec<Plan>) {
                 log.borrow_mut().completions.insert(operation, None);
                 let told = of.complete(operation, if_absent).await;
                 of.say(|| format!("complete {operation:?}: {told:?}"));
+                // A completion is answered as another was.
+                log.borrow().judge_gone(&of, &told, log.borrow().aborting);
                 // An empty answer repeats that of another.
                 if let Some(parts) = told.ok().filter(|parts| !parts.is_empty()) {
                     let span = Span { start, end: Some(time(&of)) };
@@ -88,8 +105,11 @@ async fn client(of: Coordinator, log: Log, plans: Vec<Plan>) {
                 }
             }
             Plan::Abort => {
+                let others = std::mem::replace(&mut log.borrow_mut().aborting, true);
                 let told = of.abort().await;
                 of.say(|| format!("abort: {told:?}"));
+                let is_ended = others || !log.borrow().completions.is_empty();
+                log.borrow().judge_gone(&of, &told, is_ended);
                 if told.is_ok() {
                     log.borrow_mut().aborted = true;
                     of.free_all().await;
@@ -207,6 +227,9 @@ async fn check(of: &Coordinator, log: &Log) {
         return violate(of, format!("the upload is not settled in quiet: {error:?}"));
     }
     of.say(|| format!("settled in quiet: {settled:?}"));
+    if settled == Ok(None) && !log.borrow().aborting {
+        return violate(of, "the upload is lost, and nobody has aborted it".to_owned());
+    }
     for _ in 0..2 {
         let swept = of.sweep().await;
         of.say(|| format!("swept: {swept:?}"));

@@ -247,6 +247,9 @@ impl Coordinator {
                 self.reopen(operation).await?;
                 Err(Fail::Mismatch)
             }
+            Err(Fail::UploadNotOpen) => {
+                self.settle_completion(operation).await?.ok_or(Fail::Unavailable)
+            }
             Err(error) => match self.settle_completion(operation).await {
                 Ok(Some(parts)) => Ok(parts),
                 _ => Err(error),
@@ -263,7 +266,9 @@ impl Coordinator {
             Judgement::Found(found) if matches!(Phase::of(Some(&found)), Some(Phase::Completing(o, _)) if o == operation) => {
                 Ok(found.holders)
             }
-            _ => Err(Fail::Unavailable),
+            Judgement::Found(_) | Judgement::Absent => Err(Fail::UploadNotOpen),
+            Judgement::Unknown { .. } if self.has(Bug::SilentUploadGone) => Err(Fail::Gone),
+            Judgement::Unknown { .. } => Err(Fail::Unavailable),
         }
     }
 
