@@ -36,6 +36,9 @@ const BACKOFF_DOUBLINGS_MAX: u32 = 6;
 /// The first wait between ballots, at most: about a round trip with its fdatasync.
 const BACKOFF_MICROS: u64 = 2_000;
 
+/// No wait is longer.
+const BACKOFF_MICROS_MAX: u64 = 500_000;
+
 /// So much later than `stuck_after` a writer looks: by then the drives that hang count as down.
 const STUCK_SLACK: Duration = Duration::from_millis(20);
 
@@ -60,6 +63,8 @@ pub(crate) struct Conversation<M: Machine> {
     /// an Accept of a newer one (PROTOCOL.md section 5).
     epoch: SetEpoch,
     outdated: Option<SetEpoch>,
+    /// When the present ballot was drawn.
+    drawn_at: u64,
     route: Route,
     /// What a Read is about; all registers when `None`.
     version: Option<VersionId>,
@@ -91,6 +96,7 @@ impl<M: Machine> Conversation<M> {
             scope,
             epoch: set.members.epoch(),
             outdated: None,
+            drawn_at: 0,
             route: route.clone(),
             version: None,
             wants_inline: false,
@@ -172,7 +178,12 @@ impl<M: Machine> Conversation<M> {
 
     async fn draw(&mut self, above: Ballot, attempt: u32) -> Ballot {
         if attempt > 1 {
-            let most = BACKOFF_MICROS << (attempt - 1).min(BACKOFF_DOUBLINGS_MAX);
+            // Who comes back sooner than the other can be done outbids it, and is outbid by it in turn.
+            let took = self.set.clock.monotonic_micros().saturating_sub(self.drawn_at);
+            let doublings = (attempt - 1).min(BACKOFF_DOUBLINGS_MAX);
+            let most = (BACKOFF_MICROS << doublings)
+                .max(took * u64::from(attempt))
+                .min(BACKOFF_MICROS_MAX);
             let wait = self.set.random.next_u64() % most;
             tokio::time::sleep(Duration::from_micros(wait)).await;
         }
@@ -180,6 +191,7 @@ impl<M: Machine> Conversation<M> {
             self.set.refresh(current).await;
         }
         self.epoch = self.set.members.epoch();
+        self.drawn_at = self.set.clock.monotonic_micros();
         let ballot = self.set.draw_above(above.time);
         assert!(ballot > above, "a ballot drawn above another is above it");
         ballot

@@ -22,6 +22,7 @@ use crate::{
     registry::Registry,
     report::REPORTS_MAX,
     set::{SetHandle, SetShared},
+    turns::Turns,
     workers::Workers,
 };
 
@@ -91,6 +92,7 @@ impl Engine {
                 admission: admission.clone(),
                 mail,
                 reports: Arc::new(Semaphore::new(REPORTS_MAX)),
+                turns: Turns::default(),
             });
             actor::start(&shared, mailbox);
             SetHandle { shared }

@@ -81,6 +81,7 @@ mod stream;
 mod task;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod turns;
 mod update;
 pub mod workers;
 mod write;

@@ -26,6 +26,7 @@ use crate::{
     health::Health,
     knobs::Knobs,
     members::Members,
+    turns::Turns,
     upload_record::{self, UploadPhase},
 };
 
@@ -57,6 +58,8 @@ pub(crate) struct SetShared {
     pub(crate) mail: Mail,
     /// One for each report of a shard that could not be read.
     pub(crate) reports: Arc<Semaphore>,
+    /// Of conditional writers.
+    pub(crate) turns: Turns,
 }
 
 /// The way to one set.

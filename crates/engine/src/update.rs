@@ -27,7 +27,7 @@ impl SetHandle {
     ///
     /// # Errors
     /// What `decide` answers; [`StoreError::BelowQuorum`] when nothing was written,
-    /// [`StoreError::Unknown`], [`StoreError::ConditionalConflict`] when others won too often.
+    /// [`StoreError::Unknown`], [`StoreError::ConditionalConflict`] when others won too often, or were before it for too long.
     #[tracing::instrument(name = "set.update", target = "holdfast_trace", skip_all, fields(set = %self.index(), ?key))]
     pub async fn update<T: Send>(
         &self,
@@ -36,6 +36,8 @@ impl SetHandle {
         version: VersionId,
         mut decide: impl FnMut(Option<&Candidate>) -> Result<Decision<T>, StoreError> + Send,
     ) -> Result<T, StoreError> {
+        let turn = self.shared.turns.take(&key, self.shared.knobs.call).await;
+        let _turn = turn.ok_or(StoreError::ConditionalConflict)?;
         let mut changes = 0;
         loop {
             match self.update_once(scope, &key, version, &mut decide).await {

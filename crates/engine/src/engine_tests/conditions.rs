@@ -57,6 +57,36 @@ async fn of_concurrent_creations_exactly_one_wins() {
     assert_eq!(read.len() as u64, won[0].meta.size);
 }
 
+/// Goal: of many writers at many nodes one is told that it won, and all others that they did not: nobody is left without an
+/// answer while every drive is there. Method: four engines with 16 puts each of one key, `If-None-Match: *`, drives that take
+/// their time, each another one; ten keys.
+#[tokio::test(start_paused = true)]
+async fn a_crowd_of_creators_hears_who_won() {
+    let cluster = Cluster::new(4, 1);
+    for (at, node) in cluster.nodes.iter().enumerate() {
+        node.set_delay(node.drives()[0], std::time::Duration::from_millis(3 + 7 * at as u64));
+    }
+    let knobs = Knobs { background: false, ..Knobs::default() };
+    let engines: Vec<Arc<Engine>> =
+        (0..4).map(|seed| cluster.engine(None, seed + 10, knobs.clone())).collect();
+    for key in 0..10 {
+        let key = format!("k{key}");
+        let tries = engines.iter().flat_map(|engine| {
+            let put = |i| put_if(engine, &key, Bytes::from(vec![i; 100]), none_match());
+            (0..16).map(put).collect::<Vec<_>>()
+        });
+        let outcomes = join_all(tries).await;
+        assert_eq!(outcomes.iter().flatten().count(), 1, "{key}: {outcomes:?}");
+        let lost =
+            |outcome: &Result<_, _>| matches!(outcome, Err(StoreError::PreconditionFailed { .. }));
+        assert_eq!(
+            outcomes.iter().filter(|outcome| lost(outcome)).count(),
+            63,
+            "{key}: {outcomes:?}"
+        );
+    }
+}
+
 /// Goal: a chain of compare-and-swaps loses no update. Method: ten writers each add one byte until
 /// they succeed; the length counts them.
 #[tokio::test(start_paused = true)]
