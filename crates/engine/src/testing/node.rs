@@ -40,12 +40,13 @@ struct Cell {
     drive: Mutex<MemoryDrive>,
 }
 
-/// So many more requests are answered by the nodes that share it, then none.
+/// So many requests are answered by the nodes that share it; then some are carried out and their answers lost; then
+/// no more is served, or everything again.
 #[derive(Debug)]
 pub struct Fuse {
-    left: AtomicUsize,
-    /// Whether the next request after those is carried out, and its answer lost.
-    does_one_unheard: AtomicBool,
+    answered: AtomicUsize,
+    unheard: AtomicUsize,
+    mends: bool,
 }
 
 /// What becomes of a request.
@@ -57,26 +58,30 @@ enum Fate {
 }
 
 impl Fuse {
-    /// One that lasts for `count` requests to drives, and perhaps for one more whose answer is lost.
+    /// One that answers `answered` requests to drives, does `unheard` more, and then `mends` or serves no more.
     #[must_use]
-    pub fn new(count: usize, does_one_unheard: bool) -> Arc<Self> {
-        let does_one_unheard = AtomicBool::new(does_one_unheard);
-        Arc::new(Self { left: AtomicUsize::new(count), does_one_unheard })
+    pub fn new(answered: usize, unheard: usize, mends: bool) -> Arc<Self> {
+        let (answered, unheard) = (AtomicUsize::new(answered), AtomicUsize::new(unheard));
+        Arc::new(Self { answered, unheard, mends })
     }
 
     fn next(&self) -> Fate {
-        let answered = self.left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok();
-        match answered {
-            true => Fate::Answered,
-            false if self.does_one_unheard.swap(false, SeqCst) => Fate::Unheard,
-            false => Fate::Cut,
+        let one_less = |count: &AtomicUsize| {
+            count.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok()
+        };
+        if one_less(&self.answered) {
+            return Fate::Answered;
         }
+        if one_less(&self.unheard) {
+            return Fate::Unheard;
+        }
+        if self.mends { Fate::Answered } else { Fate::Cut }
     }
 
-    /// Whether it let through all that it lasts for.
+    /// Whether it came to the end of what it answers at first.
     #[must_use]
     pub fn is_burnt(&self) -> bool {
-        self.left.load(SeqCst) == 0
+        self.answered.load(SeqCst) == 0
     }
 }
 
@@ -139,7 +144,6 @@ impl MemoryNode {
     /// The node's drives serve as long as `fuse` lasts; without one, for good.
     pub fn set_fuse(&self, fuse: Option<Arc<Fuse>>) {
         *self.fuse.write() = fuse;
-        self.cells.read().values().for_each(|cell| cell.faults.drop_answers.store(0, SeqCst));
     }
 
     /// The drive refuses every Accept with `refusal`.
@@ -219,14 +223,18 @@ impl MemoryNode {
     fn serving(&self, drive: DriveId) -> Result<Arc<Cell>, DriveError> {
         let missing = || DriveError::failed(drive, ErrorClass::Unavailable, "no such drive");
         let cell = self.cells.read().get(&drive).cloned().ok_or_else(missing)?;
-        let fate = self.fuse.read().as_ref().map_or(Fate::Answered, |fuse| fuse.next());
-        if fate == Fate::Cut || cell.faults.down.load(SeqCst) {
+        if cell.faults.down.load(SeqCst) {
             return Err(DriveError::failed(drive, ErrorClass::Unavailable, "connection refused"));
         }
-        if fate == Fate::Unheard {
-            cell.faults.drop_answers.store(usize::MAX, SeqCst);
-        }
         Ok(cell)
+    }
+
+    /// The drive, and whether its answers are heard.
+    fn serving_call(&self, drive: DriveId) -> Result<(Arc<Cell>, bool), DriveError> {
+        match self.fuse.read().as_ref().map_or(Fate::Answered, |fuse| fuse.next()) {
+            Fate::Cut => Err(DriveError::failed(drive, ErrorClass::Unavailable, "no power")),
+            fate => Ok((self.serving(drive)?, fate == Fate::Answered)),
+        }
     }
 
     /// Carries one drive's requests out in order.
@@ -234,6 +242,7 @@ impl MemoryNode {
         cell: Arc<Cell>,
         clock: Arc<dyn Clock>,
         requests: Vec<(usize, DriveRequest)>,
+        is_heard: bool,
     ) -> Vec<(usize, DriveResult)> {
         let delay = cell.faults.delay.load(SeqCst);
         if delay > 0 {
@@ -246,6 +255,7 @@ impl MemoryNode {
             let result = drive.handle(now, request);
             let lost = |left: usize| left.checked_sub(1);
             let lost = cell.faults.drop_answers.fetch_update(SeqCst, SeqCst, lost).is_ok();
+            let lost = lost || !is_heard;
             let dropped = || Err(DriveError::failed(drive.id(), ErrorClass::TimedOut, "no answer"));
             results.push((at, if lost { dropped() } else { result }));
         }
@@ -275,12 +285,12 @@ impl Node for MemoryNode {
         }
         let mut waits = Vec::new();
         for (drive, requests) in groups {
-            match self.serving(drive) {
+            match self.serving_call(drive) {
                 Err(error) => requests.iter().for_each(|(at, _)| results[*at] = Err(error.clone())),
-                Ok(cell) => {
+                Ok((cell, is_heard)) => {
                     let slow = cell.faults.delay.load(SeqCst) > 0;
                     let (sender, receiver) = tokio::sync::oneshot::channel();
-                    let run = Self::run(cell, self.clock.clone(), requests);
+                    let run = Self::run(cell, self.clock.clone(), requests, is_heard);
                     let work = run.map(|done| drop(sender.send(done)));
                     if slow {
                         task::detach(work);
