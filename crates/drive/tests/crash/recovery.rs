@@ -8,7 +8,10 @@ use std::sync::{
 use bytes::Bytes;
 use holdfast_drive::{
     Drive, DriveFault,
-    api::{DriveReply, DriveRequest, Read, ShardRead, ShardSource},
+    api::{
+        DriveReply, DriveRequest, MemberReply, MemberRequest, Read, RotRange, ShardRead,
+        ShardSource,
+    },
     disk_sim::Mishap,
     meta_index::MemoryMedium,
     scrub::Phase,
@@ -27,8 +30,10 @@ pub static MOVED: AtomicU64 = AtomicU64::new(0);
 pub static VOLUMES_GONE: AtomicU64 = AtomicU64::new(0);
 /// log segments,
 pub static SEGMENTS_GONE: AtomicU64 = AtomicU64::new(0);
-/// and passes of the scrub that crashes found on their way: so that the test can tell that it meets these.
+/// passes of the scrub that crashes found on their way,
 pub static SCRUBS: AtomicU64 = AtomicU64::new(0);
+/// and audits after rot in a run: so that the test can tell that it meets these.
+pub static RECOUNTED: AtomicU64 = AtomicU64::new(0);
 
 impl World {
     /// The process ends, with or without the power.
@@ -173,6 +178,8 @@ impl World {
         let done = Box::new(move |reader| *filled.lock().unwrap() = Some(reader));
         self.drive().open_shard(&read, done);
         self.look_up();
+        // What a count said of the place may not be durable yet.
+        self.drive().flush();
         let reader = slot.lock().unwrap().take().expect("nothing waits after recovery");
         let reader = reader.map_err(|e| e.to_string())?;
         reader.read(0, read.block_count).map_err(|e| e.to_string())
@@ -210,7 +217,32 @@ impl World {
                 self.drive().begin_checkpoint();
                 self.background();
             }
+            if in_runs {
+                self.is_known_again();
+            }
             self.drive = None;
+        }
+    }
+
+    /// What the drive can find out by itself is found out (INV-FILL-2), and where it knows all its registers,
+    /// what it counts is what there is.
+    fn is_known_again(&mut self) {
+        let seed = self.seed;
+        let slot = Arc::new(Mutex::new(None));
+        let filled = slot.clone();
+        let ask = DriveRequest::Member(MemberRequest::Ranges);
+        self.drive().handle(ask, Box::new(move |result| *filled.lock().unwrap() = Some(result)));
+        let answer = slot.lock().unwrap().take();
+        let Some(Ok(DriveReply::Member(MemberReply::Ranges(ranges)))) = answer else {
+            panic!("seed {seed}: {answer:?}")
+        };
+        let of_registers = ranges.iter().any(RotRange::is_of_registers);
+        let silent = ranges.iter().any(|range| range.is_silent() && !range.is_of_registers());
+        assert!(!silent, "seed {seed}: {ranges:?}");
+        if !of_registers {
+            let audit = self.drive().audit();
+            audit.unwrap_or_else(|cause| panic!("seed {seed}: after rot: {cause}"));
+            RECOUNTED.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -227,15 +259,21 @@ impl World {
         }
     }
 
-    /// A shard may be `Missing` that was there when `shards_rot`: moving it has found it out.
+    /// A shard may be `Missing` that was there when `shards_rot`, for moving it has found it out, and when its
+    /// place was lost, so that it cannot be read.
     fn compare_what_is_answered(&mut self, truth: &Model, shards_rot: bool) {
+        let read = |(operation, shard): (&OperationId, &Bytes)| {
+            self.read_shard(*operation, shard.len()).is_err().then_some(*operation)
+        };
+        let unread: Vec<OperationId> = truth.shards.iter().filter_map(read).collect();
         for key in Self::keys() {
             if let Ok(view) = self.call_read(&key) {
                 let mut known = truth.registers_of(&key);
                 for (version, register) in &view.registers {
                     let held = known.get_mut(version).into_iter().flat_map(|r| &mut r.entries);
                     for (known, said) in held.zip(&register.entries) {
-                        if shards_rot && said.shard == ShardStatus::Missing {
+                        let may = shards_rot || unread.contains(&known.entry.operation);
+                        if may && said.shard == ShardStatus::Missing {
                             known.shard = ShardStatus::Missing;
                         }
                     }

@@ -45,7 +45,7 @@ impl Rig {
     }
 
     /// As `call`, without anything that a tick would do.
-    fn only(&mut self, request: DriveRequest) -> Option<DriveResult> {
+    pub(super) fn only(&mut self, request: DriveRequest) -> Option<DriveResult> {
         let slot = std::sync::Arc::new(std::sync::Mutex::new(None));
         let filled = slot.clone();
         self.drive.handle(request, Box::new(move |r| *filled.lock().unwrap() = Some(r)));
