@@ -241,7 +241,7 @@ def test_rot_of_places_heals(cluster):
     from test_scrub import a_pass, status
 
     deadline = time.monotonic() + 60
-    while any(row["phase"] != "idle" for row in status(cluster)):
+    while any(row["state"] != "idle" for row in status(cluster)):
         assert time.monotonic() < deadline
         time.sleep(0.3)
     done = a_pass(cluster)

@@ -1,6 +1,7 @@
 //! [`Table`]: the durable state of a drive, and how each record changes it. The same code runs when a
 //! request is decided and when the log is replayed (INV-DRIVE-REPLAY).
 
+pub mod census;
 mod counts;
 mod facts;
 mod naming;
@@ -27,6 +28,7 @@ use crate::{
     value::{Note, Place, PlaceRecord, REPAIR_SPACE, RegisterRecord, Value},
     volume::RecordedBlocks,
 };
+use census::Census;
 use tally::Tally;
 
 /// A bucket's stamp and the batch that records it.
@@ -80,6 +82,10 @@ pub struct Table {
     pub contested: Contested,
     /// How the scrub stands.
     pub scrub: Book,
+    /// Who names what is being counted,
+    pub census: Option<Census>,
+    /// and was.
+    pub is_named_right: bool,
     /// All that is held is being counted.
     pub tally: Option<Tally>,
     /// The batch as of which all was counted, and is counted right since.
@@ -103,6 +109,8 @@ impl Table {
             dropped_at: HashMap::new(),
             contested: Contested::default(),
             scrub: Book::default(),
+            census: None,
+            is_named_right: false,
             tally: None,
             tallied: None,
             batch: 0,
@@ -196,7 +204,9 @@ impl Table {
             }
             Record::Purge { register, ballot } => gone(register, &mut |r| r.purge(*ballot))?,
             Record::Erase { register } => gone(register, &mut |r| r.purge(r.highest()))?,
-            Record::Move { operation, .. } => vec![*operation],
+            Record::Move { operation, .. } | Record::References { operation, .. } => {
+                vec![*operation]
+            }
             Record::Lost { register, operation, .. } => {
                 self.register(register)?;
                 vec![*operation]
@@ -257,6 +267,7 @@ impl Table {
                 self.change(register, Some(batch), |record| record.lose(*operation))
             }
             Record::Named { register } => self.name(register),
+            Record::References { operation, count } => self.correct(*operation, *count),
             // Unlike a purge it raises no floor: nobody can ask for anything of the bucket any more.
             Record::Erase { register } => {
                 self.change(register, None, |record| record.purge(record.highest()))
@@ -282,6 +293,7 @@ impl Table {
         if !place.is_none() {
             dropped.extend(self.put_place(batch, operation, note, place)?);
         }
+        self.tell_census(register, held.entry.data_operations(), true);
         let counted = self.counts_already(register, held)?;
         for operation in held.entry.data_operations() {
             if !(counted && operation == held.entry.operation) {
@@ -372,6 +384,7 @@ impl Table {
         self.change_chores(&chores_before, &chores_after);
         let mut dropped = Vec::new();
         for held in gone {
+            self.tell_census(register, held.entry.data_operations(), false);
             for operation in held.entry.data_operations() {
                 dropped.extend(self.refer(operation, -1, ShardIndex(0))?);
             }

@@ -5,6 +5,7 @@
 //! hidden places, chores --Recount: void below--> silent still; every register is asked, a page at a time:
 //!                                                Named: it counts what it names, its shards are missing
 //!   --all were: Filled--> answered; the healer brings the shards
+//!   --registers came back: a walk over them: References--> what nobody names any more goes
 //!   --a walk over all that is left: Tally--> counters, blocks and segments are what there is
 //!   --a manifest says so--> the ranges leave the record (`cleanse`)
 //! ```
@@ -14,21 +15,25 @@
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
+use holdfast_types::OperationId;
 
 use crate::{
     log::record::Record,
     rot::{RotRange, RotStanding},
-    table::tally::{Counted, END, Tally},
-    value::{Extent, PLACE_SPACE, RegisterRecord, Value},
+    table::{
+        census::Census,
+        tally::{Counted, END, Tally},
+    },
+    value::{Extent, PLACE_SPACE, PlaceRecord, RegisterRecord, Value},
 };
 
 use super::{Drive, Stop};
 
 /// Records of a page.
-const PAGE: usize = 1024;
+const PAGE: usize = 256;
 
-/// Pages at one tick: some ten thousand registers, between which the drive does other things.
-const PAGES_AT_ONCE: usize = 12;
+/// Pages at one tick: some thousand registers, between which the drive does other things.
+const PAGES_AT_ONCE: usize = 24;
 
 /// What is under way.
 #[derive(Default)]
@@ -70,6 +75,8 @@ impl Drive {
         for _ in 0..PAGES_AT_ONCE {
             let goes_on = if self.background.recount.walk.is_some() {
                 self.ask_registers()?
+            } else if self.table.census.is_some() {
+                self.census_page()?
             } else if self.table.tally.is_some() {
                 self.tally_page()?
             } else {
@@ -108,7 +115,42 @@ impl Drive {
         if filled.is_empty() || self.table.tallied.is_some() {
             return Ok(false);
         }
+        if filled.iter().any(RotRange::is_of_registers) && !self.table.is_named_right {
+            // What may come back finds its shards here, and is who keeps them until then.
+            let rot = self.table.layers.rot().all().iter();
+            let is_whole = !rot.clone().any(|range| range.is_of_registers() && range.is_unfilled());
+            self.table.census = is_whole.then(|| Census::new(self.table.facts.shards));
+            return Ok(is_whole);
+        }
         self.table.tally = Some(Tally::default());
+        Ok(true)
+    }
+
+    /// A page of registers, or of the places that these name.
+    fn census_page(&mut self) -> Result<bool, Stop> {
+        let Some(census) = self.table.census.as_ref() else { return Ok(false) };
+        if !census.is_asked() {
+            let page = self.table.layers.scan(census.at(), Some(&[PLACE_SPACE]), PAGE)?;
+            let next = page.next.clone();
+            let next = next.unwrap_or_else(|| Bytes::from_static(&[PLACE_SPACE]));
+            if let Some(census) = &mut self.table.census {
+                census.take(&page, next);
+            }
+            return Ok(true);
+        }
+        self.check_room()?;
+        let (start, end) = census.places();
+        let page = self.table.layers.scan(&start, Some(&end), PAGE)?;
+        let wrong = self.table.miscounted(&page);
+        let key = |(operation, _): &(OperationId, u64)| PlaceRecord::key(*operation).into();
+        self.table.layers.ready(wrong.iter().map(key))?;
+        for (operation, count) in wrong {
+            self.record(&Record::References { operation, count }, false)?;
+        }
+        let goes_on = self.table.census.as_mut().is_some_and(|census| census.go_on(page.next));
+        if !goes_on {
+            (self.table.census, self.table.is_named_right) = (None, true);
+        }
         Ok(true)
     }
 

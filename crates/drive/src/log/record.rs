@@ -22,6 +22,7 @@
 //! 17 Recount all chores, too u8
 //! 18 Named   register key blob
 //! 19 Tally   registers, repairs, shards, used bytes: varint
+//! 20 References  operation 16 | count varint
 //! ```
 
 use bytes::Bytes;
@@ -59,6 +60,7 @@ const HEALED: u8 = 16;
 const RECOUNT: u8 = 17;
 const NAMED: u8 = 18;
 const TALLY: u8 = 19;
+const REFERENCES: u8 = 20;
 
 /// Marks inline bytes that ride in the record itself.
 const INLINE: u8 = 1;
@@ -181,6 +183,13 @@ pub enum Record {
     },
     /// What a walk over all that is held came to, exact as of this record.
     Tally(Counted),
+    /// So many entries name an operation.
+    References {
+        /// The operation.
+        operation: OperationId,
+        /// How many.
+        count: u64,
+    },
 }
 
 /// A shard that a record brings.
@@ -331,6 +340,11 @@ impl Record {
                 counted.encode(out);
                 TALLY
             }
+            Self::References { operation, count } => {
+                out.id(operation.to_bytes());
+                out.varint(*count);
+                REFERENCES
+            }
             _ => unreachable!("the other kinds are encoded where they are asked for"),
         }
     }
@@ -395,6 +409,10 @@ impl Record {
             RECOUNT => Self::Recount { chores: body.u8()? != 0 },
             NAMED => Self::Named { register: body.blob_bytes()? },
             TALLY => Self::Tally(Counted::decode(body)?),
+            REFERENCES => Self::References {
+                operation: OperationId::from_bytes(body.array()?),
+                count: body.varint()?,
+            },
             _ => return Err(CodecError::Unknown("log record")),
         })
     }

@@ -9,6 +9,7 @@ impl Table {
         if record.changes_rot() {
             // Some of what was counted is not there any more, or comes.
             (self.tally, self.tallied) = (None, None);
+            (self.census, self.is_named_right) = (None, false);
         }
         match record {
             Record::Bucket(stamp) => {
