@@ -48,6 +48,8 @@ pub(super) struct Background {
     busy: bool,
     index_opened: bool,
     rebuilding: bool,
+    /// The index could not be built.
+    rebuild_failed: bool,
     /// Filled ranges on their way out.
     pub(super) cleansing: Option<Cleansing>,
     /// What rot left to be counted anew.
@@ -118,6 +120,7 @@ impl Background {
             busy: false,
             index_opened: false,
             rebuilding: false,
+            rebuild_failed: false,
             cleansing: None,
             recount: Recount::default(),
         }
@@ -161,6 +164,13 @@ impl Background {
     /// Whether the index is being built anew.
     pub(super) const fn is_rebuilding(&self) -> bool {
         self.rebuilding
+    }
+
+    /// Lets an index be built that could not be.
+    pub(super) fn rebuild_again(&mut self) {
+        if std::mem::take(&mut self.rebuild_failed) {
+            self.rebuilding = false;
+        }
     }
 
     pub(super) fn store(&self) -> Store {
@@ -389,9 +399,10 @@ impl Drive {
         self.background.index_opened = true;
     }
 
-    /// The index was built anew, or could not be: it is tried again at the next open.
+    /// The index was built anew, or could not be: it is tried again at the next open, or when rot is gone.
     pub(super) fn index_rebuilt(&mut self) {
-        self.background.rebuilding = self.background.keeper.wants_rebuild();
+        let failed = self.background.keeper.wants_rebuild();
+        (self.background.rebuilding, self.background.rebuild_failed) = (failed, failed);
     }
 }
 

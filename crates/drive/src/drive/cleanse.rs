@@ -53,6 +53,10 @@ impl Background {
             None if is_tallied => self.begin_cleansing()?,
             None => return None,
         };
+        if !self.runs().set().runs().iter().any(|run| cleansing.concerns(run)) {
+            // Rot that was in the way of an index is not there any more.
+            self.rebuild_again();
+        }
         let step = self.cleanse_step(&mut cleansing);
         self.cleansing = Some(cleansing);
         step

@@ -2,6 +2,7 @@
 //! nobody's word for it, and what is left of a rotten shard stays until another copy is there.
 
 mod fill;
+mod index;
 mod places;
 mod runs;
 mod scrub;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use holdfast_drive::{
     BackgroundJob, DriveOptions,
-    api::{ChoreKind, DriveReply, DriveRequest, ListChores, MemberReply, MemberRequest},
+    api::{ChoreKind, DriveReply, DriveRequest, ListChores},
     disk::{Access, Disk},
     disk_sim::SimDisk,
     drive::{LoadOutcome, run_jobs},
@@ -51,7 +51,7 @@ fn parts_of(n: u64) -> [Object; 2] {
     [object(PARTS + 2 * n, 100), object(PARTS + 2 * n + 1, 100)]
 }
 
-fn indexed() -> DriveOptions {
+pub(super) fn indexed() -> DriveOptions {
     DriveOptions {
         index: IndexBackend::Memory(MemoryMedium::new()),
         index_content: IndexContent::All,
@@ -96,13 +96,6 @@ pub(super) fn rot_block(sim: &SimDisk, kinds: std::ops::RangeInclusive<u8>, nth:
 }
 
 impl Rig {
-    fn all_ranges(&mut self) -> Vec<holdfast_drive::api::RotRange> {
-        match self.call(DriveRequest::Member(MemberRequest::Ranges)) {
-            Ok(DriveReply::Member(MemberReply::Ranges(ranges))) => ranges,
-            other => panic!("{other:?}"),
-        }
-    }
-
     fn all_chores(&mut self, kind: ChoreKind) -> BTreeMap<OperationId, HolderMask> {
         let list = ListChores { kind, age_micros: 0, after: None, limit: 1 << 20 };
         match self.call(DriveRequest::ListChores(list)) {
@@ -197,7 +190,7 @@ fn heal(rig: &mut Rig, lost: &BTreeSet<OperationId>) {
 
 /// Everything is there, and what is counted is what there is.
 fn check_whole(rig: &mut Rig) {
-    assert_eq!(rig.all_ranges(), []);
+    assert_eq!(rig.ranges(), []);
     assert_eq!(rig.drive.facts().reason, "");
     for object in all() {
         assert!(rig.whole(&object) && rig.shown(&object).0 == ShardStatus::Present);
@@ -285,7 +278,7 @@ fn a_range_of_chores_is_known_again() {
     run_jobs(&mut rig.drive);
     for _ in 0..2 {
         assert_eq!(rig.all_chores(ChoreKind::Tombstones).len(), all);
-        assert_eq!(rig.all_ranges(), []);
+        assert_eq!(rig.ranges(), []);
         rig.drive.audit().unwrap();
         rig.reopen();
     }
@@ -329,12 +322,12 @@ fn what_nobody_names_after_a_fill_goes() {
     // Chores of registers that are void end no list.
     let open = (1..=MANY / 3).filter(|n| n % 5 == 0 && n % 3 > 0 && !silent.contains(n)).count();
     assert!(rig.all_chores(ChoreKind::Unsettled).len() >= open);
-    let opened = rig.all_ranges();
+    let opened = rig.ranges();
     assert_eq!(rig.filled(1, opened), Ok(DriveReply::Done));
     for restarted in [false, true] {
         rig.put(&object(500_000 + u64::from(restarted), 100));
         run_jobs(&mut rig.drive);
-        assert_eq!(rig.all_ranges(), []);
+        assert_eq!(rig.ranges(), []);
         rig.drive.audit().unwrap();
         rig.drive.audit_blocks().unwrap();
         rig.reopen();
@@ -375,7 +368,7 @@ fn a_deleted_bucket_is_erased_once_its_places_are_known() {
         run_jobs(&mut rig.drive);
         rig.clock.advance_micros(100_000);
     }
-    assert_eq!(rig.all_ranges(), []);
+    assert_eq!(rig.ranges(), []);
     let facts = rig.drive.facts();
     assert_eq!((facts.registers, facts.used_bytes, facts.repairs), (0, 0, 0));
     rig.drive.audit().unwrap();
