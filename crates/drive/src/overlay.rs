@@ -240,9 +240,24 @@ impl Layers {
     /// # Errors
     /// [`BaseError::Waits`] naming all that are to be brought up; others as [`Self::get`].
     pub fn ready(&self, keys: impl IntoIterator<Item = Bytes>) -> Result<(), BaseError> {
+        Self::ready_by(keys, |key| self.get(key))
+    }
+
+    /// As [`Self::ready`], for [`Self::get_counted`].
+    ///
+    /// # Errors
+    /// As [`Self::ready`].
+    pub fn ready_counted(&self, keys: impl IntoIterator<Item = Bytes>) -> Result<(), BaseError> {
+        Self::ready_by(keys, |key| self.get_counted(key))
+    }
+
+    fn ready_by(
+        keys: impl IntoIterator<Item = Bytes>,
+        get: impl Fn(&[u8]) -> Result<Found, BaseError>,
+    ) -> Result<(), BaseError> {
         let mut missing = Vec::new();
         for key in keys {
-            match self.get(&key) {
+            match get(&key) {
                 Ok(_) => {}
                 Err(BaseError::Waits(_)) => missing.push(key),
                 Err(error) => return Err(error),
@@ -261,6 +276,14 @@ impl Layers {
         {
             return Err(BaseError::Rotten(range.into()));
         }
+        self.get_counted(key)
+    }
+
+    /// As [`Self::get`], of a range that is being counted anew, too: for the count.
+    ///
+    /// # Errors
+    /// When the base cannot say.
+    pub fn get_counted(&self, key: &[u8]) -> Result<Found, BaseError> {
         let frozen = self.frozen.as_deref();
         if let Some(slot) = self.overlay.get(key).or_else(|| frozen.and_then(|f| f.get(key))) {
             return Ok(Found { value: slot.value.clone(), gate: slot.gate });

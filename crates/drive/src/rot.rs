@@ -14,6 +14,10 @@
 //!
 //! *Void* is every item of an open or filled range that runs or index took from below the log position
 //! since which it is open: it may be outdated by what the rotten block held (INV-FILL-1).
+//!
+//! Ranges of places and chores need no other drive: what they held follows from the registers (INV-FILL-2).
+//! `Recount` opens them, they stay silent while every register is asked what it names there, and are filled
+//! when all were.
 
 mod contested;
 
@@ -29,12 +33,15 @@ use crate::{
     member::Gap,
     meta_index::Lsn,
     runs::{RottenRange, RunId},
-    value::{PLACE_SPACE, REPAIR_SPACE},
+    value::{PLACE_SPACE, REPAIR_SPACE, TOMBSTONE_SPACE},
 };
 
 /// Ranges kept at most: 8 MiB of run blocks. Beyond it new rot is not recorded: requests about its keys
 /// fail as well, but runs with it are not merged, and replay over it ends.
 pub const RANGES_MAX: usize = 256;
+
+/// The first key behind all chores.
+const CHORES_END: [u8; 1] = [TOMBSTONE_SPACE + 1];
 
 /// Ranges that one more may come to: it is cut where kinds of records meet, and cuts one it meets in two.
 const PIECES_MAX: usize = 4;
@@ -45,7 +52,8 @@ pub enum RotStanding {
     /// Nothing is said of its keys.
     #[default]
     Hidden,
-    /// It accepts above the drive's floor, and counts as unknown. Items from below the position are void.
+    /// Of registers: it accepts above the drive's floor, and counts as unknown. Of places and chores: it is
+    /// counted anew, and silent. Items from below the position are void.
     Open(Lsn),
     /// It has what it should have. Items from below the position are void.
     Filled(Lsn),
@@ -80,6 +88,14 @@ pub struct RotRange {
 }
 
 impl RotRange {
+    /// All chores, as known up to a log position.
+    #[must_use]
+    pub fn of_all_chores(upto: Lsn) -> Self {
+        let (start, end) = (Bytes::from_static(&[REPAIR_SPACE]), Bytes::from_static(&CHORES_END));
+        let (highest, epoch, standing) = (Ballot::ZERO, SetEpoch(0), RotStanding::Hidden);
+        Self { start, end, upto, highest, epoch, standing }
+    }
+
     fn is_behind(&self, key: &[u8]) -> bool {
         self.end.is_empty() || key < &self.end[..]
     }
@@ -100,6 +116,17 @@ impl RotRange {
     #[must_use]
     pub fn is_hidden(&self) -> bool {
         self.standing == RotStanding::Hidden
+    }
+
+    /// Whether its keys are not answered: nothing is known of them, or not all is counted yet.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.is_hidden() || self.is_counted_anew()
+    }
+
+    /// Whether what it held is being counted anew, from the registers.
+    fn is_counted_anew(&self) -> bool {
+        matches!(self.standing, RotStanding::Open(_)) && !self.is_of_registers()
     }
 
     /// Whether its keys count as unknown, or are not answered at all.
@@ -304,16 +331,28 @@ impl RotRanges {
         })
     }
 
-    /// The range that hides `key`.
+    /// The silent range of `key`.
     #[must_use]
     pub fn of(&self, key: &[u8]) -> Option<&RotRange> {
-        self.ranges.iter().find(|range| range.is_hidden() && range.holds(key))
+        self.ranges.iter().find(|range| range.is_silent() && range.holds(key))
     }
 
-    /// The first range that hides keys from `start` (inclusive) to `end` (exclusive).
+    /// Whether a range hides `key`, and it is not being counted anew either.
+    #[must_use]
+    pub fn hides(&self, key: &[u8]) -> bool {
+        self.ranges.iter().any(|range| range.is_hidden() && range.holds(key))
+    }
+
+    /// Whether `key` lies in a range that is being counted anew.
+    #[must_use]
+    pub fn counts_anew(&self, key: &[u8]) -> bool {
+        self.ranges.iter().any(|range| range.is_counted_anew() && range.holds(key))
+    }
+
+    /// The first silent range with keys from `start` (inclusive) to `end` (exclusive).
     #[must_use]
     pub fn first_in(&self, start: &[u8], end: Option<&[u8]>) -> Option<&RotRange> {
-        self.ranges.iter().find(|range| range.is_hidden() && range.meets(start, end))
+        self.ranges.iter().find(|range| range.is_silent() && range.meets(start, end))
     }
 
     /// As [`Self::first_in`], of those that are open, too.
@@ -382,6 +421,21 @@ impl RotRanges {
     /// Opens what [`Self::to_open`] names; returns it as it is now.
     pub fn open(&mut self, epoch: SetEpoch, since: Lsn) -> Vec<RotRange> {
         let names: Vec<Bytes> = self.to_open(epoch).map(|range| range.start.clone()).collect();
+        self.open_named(&names, since)
+    }
+
+    /// The ranges of places and chores that are hidden, or whose count was begun and not ended.
+    pub fn to_recount(&self) -> impl Iterator<Item = &RotRange> {
+        self.ranges.iter().filter(|range| range.is_silent() && !range.is_of_registers())
+    }
+
+    /// Begins to count what [`Self::to_recount`] names; returns it as it is now.
+    pub fn recount(&mut self, since: Lsn) -> Vec<RotRange> {
+        let names: Vec<Bytes> = self.to_recount().map(|range| range.start.clone()).collect();
+        self.open_named(&names, since)
+    }
+
+    fn open_named(&mut self, names: &[Bytes], since: Lsn) -> Vec<RotRange> {
         let opened = self.ranges.iter_mut().filter(|range| names.contains(&range.start));
         opened
             .map(|range| {

@@ -1,8 +1,11 @@
 //! [`Table`]: the durable state of a drive, and how each record changes it. The same code runs when a
 //! request is decided and when the log is replayed (INV-DRIVE-REPLAY).
 
+pub mod census;
 mod counts;
 mod facts;
+mod naming;
+pub mod tally;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -25,6 +28,8 @@ use crate::{
     value::{Note, Place, PlaceRecord, REPAIR_SPACE, RegisterRecord, Value},
     volume::RecordedBlocks,
 };
+use census::Census;
+use tally::Tally;
 
 /// A bucket's stamp and the batch that records it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,6 +82,14 @@ pub struct Table {
     pub contested: Contested,
     /// How the scrub stands.
     pub scrub: Book,
+    /// Who names what is being counted,
+    pub census: Option<Census>,
+    /// and was.
+    pub is_named_right: bool,
+    /// All that is held is being counted.
+    pub tally: Option<Tally>,
+    /// The batch as of which all was counted, and is counted right since.
+    pub tallied: Option<u64>,
     /// The batch being applied.
     batch: u64,
 }
@@ -96,6 +109,10 @@ impl Table {
             dropped_at: HashMap::new(),
             contested: Contested::default(),
             scrub: Book::default(),
+            census: None,
+            is_named_right: false,
+            tally: None,
+            tallied: None,
             batch: 0,
         }
     }
@@ -187,10 +204,16 @@ impl Table {
             }
             Record::Purge { register, ballot } => gone(register, &mut |r| r.purge(*ballot))?,
             Record::Erase { register } => gone(register, &mut |r| r.purge(r.highest()))?,
-            Record::Move { operation, .. } => vec![*operation],
+            Record::Move { operation, .. } | Record::References { operation, .. } => {
+                vec![*operation]
+            }
             Record::Lost { register, operation, .. } => {
                 self.register(register)?;
                 vec![*operation]
+            }
+            Record::Named { register } => {
+                let (record, _) = self.register(register)?;
+                return self.ready_to_name([&record].into_iter());
             }
             Record::Bucket(_)
             | Record::Ceiling(_)
@@ -201,6 +224,8 @@ impl Table {
             | Record::Fill { .. }
             | Record::Filled(_)
             | Record::Healed(_)
+            | Record::Recount { .. }
+            | Record::Tally(_)
             | Record::Scrub(_) => Vec::new(),
         };
         self.layers.ready(operations.into_iter().map(|o| PlaceRecord::key(o).into()))
@@ -241,6 +266,8 @@ impl Table {
                 }
                 self.change(register, Some(batch), |record| record.lose(*operation))
             }
+            Record::Named { register } => self.name(register),
+            Record::References { operation, count } => self.correct(*operation, *count),
             // Unlike a purge it raises no floor: nobody can ask for anything of the bucket any more.
             Record::Erase { register } => {
                 self.change(register, None, |record| record.purge(record.highest()))
@@ -266,6 +293,7 @@ impl Table {
         if !place.is_none() {
             dropped.extend(self.put_place(batch, operation, note, place)?);
         }
+        self.tell_census(register, held.entry.data_operations(), true);
         let counted = self.counts_already(register, held)?;
         for operation in held.entry.data_operations() {
             if !(counted && operation == held.entry.operation) {
@@ -348,11 +376,15 @@ impl Table {
         let is_held = !record.notes.is_empty();
         self.facts.registers += u64::from(is_held);
         self.facts.registers -= u64::from(was_held);
+        if let Some(tally) = &mut self.tally {
+            tally.register(register, was_held, is_held);
+        }
         let value = is_held.then_some(Value::Register(record));
         self.layers.put(register.clone(), value, gate.unwrap_or(known_gate), !was_held);
         self.change_chores(&chores_before, &chores_after);
         let mut dropped = Vec::new();
         for held in gone {
+            self.tell_census(register, held.entry.data_operations(), false);
             for operation in held.entry.data_operations() {
                 dropped.extend(self.refer(operation, -1, ShardIndex(0))?);
             }
@@ -363,11 +395,19 @@ impl Table {
     fn change_chores(&mut self, before: &[Vec<u8>], after: &[Vec<u8>]) {
         for key in before.iter().filter(|key| !after.contains(key)) {
             self.facts.repairs -= u64::from(key[0] == REPAIR_SPACE);
+            self.count_chore(key, false);
             self.layers.put(Bytes::copy_from_slice(key), None, 0, false);
         }
         for key in after.iter().filter(|key| !before.contains(key)) {
             self.facts.repairs += u64::from(key[0] == REPAIR_SPACE);
+            self.count_chore(key, true);
             self.layers.put(Bytes::copy_from_slice(key), Some(Value::Chore), 0, true);
+        }
+    }
+
+    fn count_chore(&mut self, key: &[u8], comes: bool) {
+        if let Some(tally) = &mut self.tally {
+            tally.chore(key, comes);
         }
     }
 

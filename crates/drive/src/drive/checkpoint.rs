@@ -28,6 +28,7 @@ use super::{
     BackgroundJob, Drive, JobOutcome,
     cleanse::Cleansing,
     jobs::{Done, job},
+    recount::Recount,
 };
 
 /// What jobs work on, and what is under way.
@@ -47,8 +48,12 @@ pub(super) struct Background {
     busy: bool,
     index_opened: bool,
     rebuilding: bool,
+    /// The index could not be built.
+    rebuild_failed: bool,
     /// Filled ranges on their way out.
     pub(super) cleansing: Option<Cleansing>,
+    /// What rot left to be counted anew.
+    pub(super) recount: Recount,
 }
 
 /// An overlay set aside, and the checkpoint that it becomes.
@@ -115,7 +120,9 @@ impl Background {
             busy: false,
             index_opened: false,
             rebuilding: false,
+            rebuild_failed: false,
             cleansing: None,
+            recount: Recount::default(),
         }
     }
 
@@ -157,6 +164,13 @@ impl Background {
     /// Whether the index is being built anew.
     pub(super) const fn is_rebuilding(&self) -> bool {
         self.rebuilding
+    }
+
+    /// Lets an index be built that could not be.
+    pub(super) fn rebuild_again(&mut self) {
+        if std::mem::take(&mut self.rebuild_failed) {
+            self.rebuilding = false;
+        }
     }
 
     pub(super) fn store(&self) -> Store {
@@ -316,6 +330,12 @@ impl Drive {
         self.table.layers.overlay().weight() >= self.options.overlay_bytes_max
             || tail.count() > self.options.tail_segments_max
             || self.background.last.rot != *self.table.layers.rot()
+            || self.tally_is_due(covered)
+    }
+
+    /// What was tallied is to be stored: filled ranges wait for that.
+    fn tally_is_due(&self, covered: u64) -> bool {
+        !self.background.last.rot.is_empty() && self.table.tallied.is_some_and(|at| at >= covered)
     }
 
     /// The next job on runs, manifest and index, one at a time; a rebuild of the index runs beside.
@@ -324,9 +344,10 @@ impl Drive {
         if self.checkpoint_is_due() {
             self.begin_checkpoint();
         }
+        let tallied = self.table.tallied;
         let background = &mut self.background;
         if !background.busy {
-            jobs.extend(background.next_job());
+            jobs.extend(background.next_job(tallied));
             background.busy = !jobs.is_empty();
         }
         self.record_healed();
@@ -378,14 +399,15 @@ impl Drive {
         self.background.index_opened = true;
     }
 
-    /// The index was built anew, or could not be: it is tried again at the next open.
+    /// The index was built anew, or could not be: it is tried again at the next open, or when rot is gone.
     pub(super) fn index_rebuilt(&mut self) {
-        self.background.rebuilding = self.background.keeper.wants_rebuild();
+        let failed = self.background.keeper.wants_rebuild();
+        (self.background.rebuilding, self.background.rebuild_failed) = (failed, failed);
     }
 }
 
 impl Background {
-    fn next_job(&mut self) -> Option<BackgroundJob> {
+    fn next_job(&mut self, tallied: Option<u64>) -> Option<BackgroundJob> {
         let store = self.store();
         if let Some(frozen) = self.ready.take() {
             return Some(job(Drive::CHECKPOINT_JOB, move || Done::Stored(store.write(frozen))));
@@ -404,7 +426,8 @@ impl Background {
         // What the manifest says of rot is durable: blocks that it names may go.
         match self.runs.set().next_merge(&self.last.rot) {
             Some((inputs, reaches_oldest)) => Some(self.merge_job(inputs, reaches_oldest)),
-            None => self.cleanse_job(),
+            // Once gone from the record, nothing says any more that there is something to be counted.
+            None => self.cleanse_job(tallied.is_some_and(|at| at < self.last.log.batch)),
         }
     }
 
@@ -421,8 +444,13 @@ pub fn run_jobs(drive: &mut Drive) {
     loop {
         let jobs = drive.tick();
         drive.flush();
-        if jobs.is_empty() {
+        let loads = drive.take_load_jobs();
+        if jobs.is_empty() && loads.is_empty() {
             return;
+        }
+        for load in loads {
+            let outcome = load.run();
+            drive.loaded(outcome);
         }
         for job in jobs {
             let outcome: JobOutcome = job.run();

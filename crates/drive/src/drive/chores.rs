@@ -153,8 +153,9 @@ impl Drive {
                 let Some(register) = shown(cursor) else { continue };
                 let register = &register[..];
                 let (record, _) = self.table.register(register)?;
-                let note_at = record.notes.first().map_or(u64::MAX, |note| note.at);
-                if note_at > newest {
+                // Of a register that was void and has not come back: nobody's, until chores are counted anew.
+                let Some(note) = record.notes.first() else { continue };
+                if note.at > newest {
                     if space == REPAIR_SPACE {
                         continue;
                     }

@@ -1,7 +1,7 @@
 //! Filled ranges go from the record once nothing of them is left that is void (INV-FILL-1).
 //!
 //! ```text
-//! the manifest says Filled -> runs written before are written anew, one after the other, without what is void
+//! the manifest says Filled, and what was tallied since (`recount`) -> runs written before are written anew, one after the other, without what is void
 //!   -> the index is built anew from them -> one manifest more: either names new runs only
 //!   -> Healed logged; the next checkpoint says so
 //! ```
@@ -47,11 +47,16 @@ impl Cleansing {
 
 impl Background {
     /// The next step, when there is one. Nothing else is at work on runs and manifests.
-    pub(super) fn cleanse_job(&mut self) -> Option<BackgroundJob> {
+    pub(super) fn cleanse_job(&mut self, is_tallied: bool) -> Option<BackgroundJob> {
         let mut cleansing = match self.cleansing.take() {
             Some(cleansing) => cleansing,
-            None => self.begin_cleansing()?,
+            None if is_tallied => self.begin_cleansing()?,
+            None => return None,
         };
+        if !self.runs().set().runs().iter().any(|run| cleansing.concerns(run)) {
+            // Rot that was in the way of an index is not there any more.
+            self.rebuild_again();
+        }
         let step = self.cleanse_step(&mut cleansing);
         self.cleansing = Some(cleansing);
         step

@@ -46,6 +46,16 @@ impl Erasing {
         Self { buckets: buckets.collect(), ..Self::default() }
     }
 
+    /// Looks at all of them once more: what named a hidden place could not go. The first of the queue may be
+    /// at work.
+    pub(super) fn again(&mut self, table: &Table) {
+        for bucket in Self::of(table).buckets {
+            if !self.buckets.iter().skip(1).any(|waits| *waits == bucket) {
+                self.buckets.push_back(bucket);
+            }
+        }
+    }
+
     pub(super) fn add(&mut self, bucket: BucketId) {
         self.buckets.push_back(bucket);
     }

@@ -106,6 +106,7 @@ impl Drive {
         let mut jobs: Vec<_> = self.space_job().into_iter().collect();
         if self.gate.fenced().is_none() {
             self.record_rot();
+            self.recount_some();
             self.recycle_segments();
             self.erase_some();
             self.log.append_idle(self.clock.monotonic_micros());

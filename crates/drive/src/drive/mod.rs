@@ -28,6 +28,7 @@
 //! | `rot` | run blocks that rotted: what they hid is on record, not answered, and filled again |
 //! | `scrub` | every live byte read again, at a set rate |
 //! | `culprits` | which registers name a shard that was found rotten |
+//! | `recount` | places and chores that rot hid, found out from the registers |
 //! | `recycle` | segments used again, live shards moved out of them |
 //! | `space` | the reserve; segments and volumes given back |
 //! | `evacuate` | shards moved out of fragmented volumes |
@@ -45,6 +46,7 @@ mod jobs;
 mod member;
 mod open;
 mod read;
+mod recount;
 mod recycle;
 mod rot;
 mod scrub;

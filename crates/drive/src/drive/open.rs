@@ -122,6 +122,8 @@ impl Drive {
         let volumes = VolumeSet::open(disk.clone(), options.volumes, syncs.clone())?;
         super::rot::disown(&mut table, &volumes).map_err(|e| runs_fault(&*disk, &e))?;
         table.layers.set_base(background.base());
+        // Blocks and segments are as the manifest has them: they are to be counted again.
+        (table.tallied, table.is_named_right) = (None, false);
         syncs.fetch_add(replayed.visited.len() as u64, Ordering::Relaxed);
         mark_volumes(&table, &volumes, &*disk)?;
         let volumes = Arc::new(volumes);

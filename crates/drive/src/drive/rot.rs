@@ -48,12 +48,19 @@ impl Drive {
 
     /// What an operator is told of it.
     pub(super) fn told_of_rot(&self) -> Option<String> {
-        let ranges = self.table.layers.rot().all().iter();
-        let count = ranges.filter(|range| range.is_unfilled()).count();
-        (count > 0).then(|| {
-            format!(
+        let ranges = self.table.layers.rot().all();
+        let count = ranges.iter().filter(|range| range.is_unfilled()).count();
+        if count > 0 {
+            return Some(format!(
                 "rot in its records hid what it knew of {count} ranges of keys, about which it answers \
                  nothing until they are filled from the other drives of its set"
+            ));
+        }
+        let filled = ranges.len();
+        (filled > 0).then(|| {
+            format!(
+                "rot in its records hid what it knew of {filled} ranges of keys; it knows them again, and \
+                 what is missing is brought; if that goes on, replace it"
             )
         })
     }
@@ -91,7 +98,10 @@ impl Drive {
         if filled.ranges.len() > RANGES_MAX {
             return Err(Stop::invalid("filled: there are not so many ranges"));
         }
-        let appended = self.record(&Record::Filled(filled.ranges.clone()), true)?;
+        // Of the others the drive finds out by itself.
+        let ranges =
+            filled.ranges.iter().filter(|range| range.is_of_registers()).cloned().collect();
+        let appended = self.record(&Record::Filled(ranges), true)?;
         *gate = (*gate).max(appended.batch);
         Ok(DriveReply::Done)
     }

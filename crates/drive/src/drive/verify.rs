@@ -224,7 +224,11 @@ impl Drive {
 
     /// An entry that loses its shard before it is settled may be taken for lost by those who judge
     /// (ADR 0003): the drive does not say from memory that it had accepted it (INV-REG-4).
-    fn forget_open(&mut self, register: &Bytes, operation: OperationId) -> Result<(), Stop> {
+    pub(super) fn forget_open(
+        &mut self,
+        register: &Bytes,
+        operation: OperationId,
+    ) -> Result<(), Stop> {
         let (held, _) = self.table.register(register)?;
         let open = held.state.of_operation(operation).is_some_and(|entry| !entry.settled);
         if let (true, Ok((key, _))) = (open, RegisterKey::decode_register(register)) {

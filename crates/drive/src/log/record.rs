@@ -19,6 +19,10 @@
 //! 14 Fill    set epoch varint | floor 28
 //! 15 Filled  count varint, each: range, as in the manifest
 //! 16 Healed  count varint, each: range, as in the manifest
+//! 17 Recount all chores, too u8
+//! 18 Named   register key blob
+//! 19 Tally   registers, repairs, shards, used bytes: varint
+//! 20 References  operation 16 | count varint
 //! ```
 
 use bytes::Bytes;
@@ -33,6 +37,7 @@ use crate::{
     member::Standing,
     rot::{RANGES_MAX, RotRange},
     scrub::Book,
+    table::tally::Counted,
     value::{Note, Place, decode_held, encode_held},
 };
 
@@ -52,6 +57,10 @@ const SCRUB: u8 = 13;
 const FILL: u8 = 14;
 const FILLED: u8 = 15;
 const HEALED: u8 = 16;
+const RECOUNT: u8 = 17;
+const NAMED: u8 = 18;
+const TALLY: u8 = 19;
+const REFERENCES: u8 = 20;
 
 /// Marks inline bytes that ride in the record itself.
 const INLINE: u8 = 1;
@@ -160,6 +169,27 @@ pub enum Record {
     Filled(Vec<RotRange>),
     /// Of filled ranges, as they stand, nothing that is void is left in runs and index.
     Healed(Vec<RotRange>),
+    /// Ranges of places and chores that are hidden, or whose count did not end, are counted anew from here on:
+    /// what lies below is void.
+    Recount {
+        /// And all chores, hidden or not.
+        chores: bool,
+    },
+    /// What a register names in ranges that are counted anew is counted: its shards are missing there, its
+    /// chores are put.
+    Named {
+        /// The register, encoded.
+        register: Bytes,
+    },
+    /// What a walk over all that is held came to, exact as of this record.
+    Tally(Counted),
+    /// So many entries name an operation.
+    References {
+        /// The operation.
+        operation: OperationId,
+        /// How many.
+        count: u64,
+    },
 }
 
 /// A shard that a record brings.
@@ -184,6 +214,12 @@ impl Record {
             Self::Move { operation, new: NewShard::Inline(bytes), .. } => Some((*operation, bytes)),
             _ => None,
         }
+    }
+
+    /// Whether what is hidden, void or counted is other than before.
+    #[must_use]
+    pub const fn changes_rot(&self) -> bool {
+        matches!(self, Self::Rot(_) | Self::Fill { .. } | Self::Filled(_) | Self::Recount { .. })
     }
 
     /// Bytes it takes in a batch.
@@ -292,6 +328,23 @@ impl Record {
                 book.encode(out);
                 SCRUB
             }
+            Self::Recount { chores } => {
+                out.u8(u8::from(*chores));
+                RECOUNT
+            }
+            Self::Named { register } => {
+                out.blob(register);
+                NAMED
+            }
+            Self::Tally(counted) => {
+                counted.encode(out);
+                TALLY
+            }
+            Self::References { operation, count } => {
+                out.id(operation.to_bytes());
+                out.varint(*count);
+                REFERENCES
+            }
             _ => unreachable!("the other kinds are encoded where they are asked for"),
         }
     }
@@ -353,6 +406,13 @@ impl Record {
             FILLED => Self::Filled(decode_ranges(body)?),
             HEALED => Self::Healed(decode_ranges(body)?),
             SCRUB => Self::Scrub(Box::new(Book::decode(body)?)),
+            RECOUNT => Self::Recount { chores: body.u8()? != 0 },
+            NAMED => Self::Named { register: body.blob_bytes()? },
+            TALLY => Self::Tally(Counted::decode(body)?),
+            REFERENCES => Self::References {
+                operation: OperationId::from_bytes(body.array()?),
+                count: body.varint()?,
+            },
             _ => return Err(CodecError::Unknown("log record")),
         })
     }

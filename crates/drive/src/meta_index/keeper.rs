@@ -232,7 +232,8 @@ impl IndexKeeper {
         let first = reach(&set);
         let target = Arc::clone(&index);
         self.backend.work("sled-rebuild", move |progress| {
-            feed_all(&*target, content, set.runs(), Merge::DropRemovals, Lsn(0), progress)
+            let feed = (Merge::DropRemovals, Lsn(0));
+            feed_all(&*target, content, set.runs(), set.rot(), feed, progress)
         })?;
         // From here on no run is applied by others until this index is trusted.
         let _feeding = self.feeding.lock();
@@ -242,7 +243,8 @@ impl IndexKeeper {
         self.backend.work("sled-catch-up", move |progress| {
             let newer = set.runs().iter().filter(|run| run.meta().lsn_max > first).cloned();
             let newer: Vec<_> = newer.collect();
-            feed_all(&*target, content, &newer, Merge::KeepRemovals, first, progress)?;
+            let feed = (Merge::KeepRemovals, first);
+            feed_all(&*target, content, &newer, set.rot(), feed, progress)?;
             target.certify(last)
         })?;
         self.trust(index);
@@ -407,18 +409,21 @@ fn value_of(item: RunItem) -> Option<Bytes> {
     }
 }
 
-/// Feeds what these runs hold together of what the index is to hold, as far as it is newer than `after`.
+/// Feeds what these runs hold together of what the index is to hold, as far as it is newer than `after`. It goes
+/// round rot on record: the index is not asked there, and is built anew before a range leaves the record.
 fn feed_all(
     index: &dyn MetaIndex,
     content: IndexContent,
     runs: &[Arc<Run>],
-    merge: Merge,
-    after: Lsn,
+    rot: &RotRanges,
+    (merge, after): (Merge, Lsn),
     progress: &AtomicU64,
 ) -> Result<(), IndexError> {
+    let rot = Arc::new(rot.clone());
     for span in content.spans() {
         let runs = runs.to_vec();
-        let mut items = MergeIter::new(runs, span.start, span.end, merge, Patience::Waits);
+        let items = MergeIter::new(runs, span.start, span.end, merge, Patience::Waits);
+        let mut items = items.around(Arc::clone(&rot));
         feed(index, after, || items.next_item(), progress)?;
     }
     Ok(())

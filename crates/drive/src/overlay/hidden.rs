@@ -35,8 +35,25 @@ impl Layers {
     /// # Panics
     /// When an overlay is set aside: its slots would be void, and are read without their position.
     pub fn open(&mut self, epoch: SetEpoch, since: Lsn) {
+        let opened = self.rot.open(epoch, since);
+        self.opened(&opened);
+    }
+
+    /// Ranges of places and chores are counted anew from a log position on. Whatever lies below is void.
+    ///
+    /// # Panics
+    /// As [`Self::open`].
+    pub fn recount(&mut self, since: Lsn, chores: bool) {
+        if chores {
+            self.rot.add(RotRange::of_all_chores(Lsn(since.0 - 1)));
+        }
+        let opened = self.rot.recount(since);
+        self.opened(&opened);
+    }
+
+    fn opened(&mut self, ranges: &[RotRange]) {
         assert!(self.frozen.is_none(), "a range is opened while no overlay is written");
-        for range in self.rot.open(epoch, since) {
+        for range in ranges {
             self.overlay.drop_range(&range.start, range.behind().as_deref());
         }
         self.rot_changed();
@@ -62,10 +79,13 @@ impl Layers {
     /// Whether rot hides what is known of a key: rot on record or, in replay, met on the way.
     #[must_use]
     pub fn is_hidden(&self, key: &[u8]) -> bool {
+        self.rot.of(key).is_some() || (self.replaying && self.is_met(key))
+    }
+
+    fn is_met(&self, key: &[u8]) -> bool {
         let hides =
             |met: &RottenRange| RotRange::from(met).holds(key) && !self.rot.voids(key, met.upto);
-        let met = || self.met.lock().iter().any(hides);
-        self.rot.of(key).is_some() || (self.replaying && met())
+        self.met.lock().iter().any(hides)
     }
 
     /// Takes note of rot.
@@ -98,11 +118,13 @@ impl Layers {
     /// Replay goes on over rot: what it hides is taken as absent. Nobody is ever answered from what comes
     /// of it, and `Table::refer` gives nothing back on its word.
     pub(super) fn replayed_get(&self, key: &[u8]) -> Result<Option<Bytes>, BaseError> {
-        if self.is_hidden(key) {
+        // What is counted anew is looked up by the count alone.
+        let is_hidden = || self.rot.hides(key) || self.is_met(key);
+        if is_hidden() {
             return Ok(None);
         }
         match self.met_in(self.base.get(key)) {
-            Err(BaseError::Rotten(_)) if self.is_hidden(key) => Ok(None),
+            Err(BaseError::Rotten(_)) if is_hidden() => Ok(None),
             other => other,
         }
     }

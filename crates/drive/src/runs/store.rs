@@ -184,7 +184,11 @@ impl RunStore {
             }
             drop(run);
             self.cache.forget(id);
-            removed = self.disk.remove(&id.path());
+            removed = match self.disk.remove(&id.path()) {
+                // A run that was lost whole.
+                Err(error) if error.is_not_found() => Ok(()),
+                other => other,
+            };
         }
         removed.map(|()| retired.len())
     }

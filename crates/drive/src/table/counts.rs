@@ -27,6 +27,9 @@ impl Table {
             return;
         }
         let bytes = place.len();
+        if let Some(tally) = &mut self.tally {
+            tally.place(&PlaceRecord::key(operation), place, comes);
+        }
         if comes {
             self.facts.used_bytes += bytes;
             self.facts.shards += 1;

@@ -6,6 +6,11 @@ use crate::{log::record::Record, meta_index::Lsn, rot::RotRange};
 impl Table {
     /// Takes note of a fact that `batch` records.
     pub(super) fn note(&mut self, batch: u64, record: &Record) {
+        if record.changes_rot() {
+            // Some of what was counted is not there any more, or comes.
+            (self.tally, self.tallied) = (None, None);
+            (self.census, self.is_named_right) = (None, false);
+        }
         match record {
             Record::Bucket(stamp) => {
                 self.buckets.insert(stamp.id, KnownBucket { stamp: *stamp, gate: batch });
@@ -40,6 +45,13 @@ impl Table {
             }
             Record::Healed(ranges) => {
                 self.layers.forget_rot(ranges);
+            }
+            Record::Recount { chores } => {
+                self.layers.recount(Lsn(batch), *chores);
+            }
+            Record::Tally(counted) => {
+                counted.tell(&mut self.facts);
+                self.tallied = Some(batch);
             }
             Record::Scrub(book) => {
                 self.scrub.adopt(book);

@@ -172,6 +172,19 @@ impl VolumeSet {
         }
     }
 
+    /// Gives back blocks that no record names, unless somebody still reads there: these are free at the next
+    /// open. Runs of them may be several extents that were.
+    pub fn reclaim(&self, run: Extent) {
+        let mut inner = self.inner.lock();
+        let inside = |(volume, block): &(u32, u32)| {
+            *volume == run.volume && (run.block..run.block + run.blocks).contains(block)
+        };
+        let is_read = inner.readers.keys().any(inside);
+        if !is_read && inner.volumes.contains_key(&run.volume) {
+            inner.clear(run);
+        }
+    }
+
     /// Gives back the end of an extent that turned out too long; nobody reads it yet.
     pub fn trim(&self, extent: &mut Extent, blocks: u32) {
         let mut inner = self.inner.lock();
@@ -444,6 +457,24 @@ impl RecordedBlocks {
     /// A volume is not there any more.
     pub fn forget(&mut self, volume: u32) {
         self.volumes.remove(&volume);
+    }
+
+    /// Runs of blocks that are taken, and that `other` does not take.
+    #[must_use]
+    pub fn without(&self, other: &Self) -> Vec<Extent> {
+        let mut left = Vec::new();
+        for run in self.runs() {
+            let (mut at, end) = (run.block, run.block + run.blocks);
+            while at < end {
+                let taken = other.next_run(run.volume, at).filter(|taken| taken.block < end);
+                let until = taken.map_or(end, |taken| taken.block);
+                if until > at {
+                    left.push(Extent { volume: run.volume, block: at, blocks: until - at });
+                }
+                at = taken.map_or(end, |taken| taken.block + taken.blocks);
+            }
+        }
+        left
     }
 
     /// Every run of taken blocks.

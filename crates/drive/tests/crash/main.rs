@@ -23,7 +23,7 @@ use std::{
 };
 
 use holdfast_drive::disk_sim::Mishap;
-use recovery::{MOVED, SCRUBS, SEGMENTS_GONE, VOLUMES_GONE};
+use recovery::{MOVED, RECOUNTED, SCRUBS, SEGMENTS_GONE, VOLUMES_GONE};
 use world::{Plan, World};
 
 /// Sequences of the run in CI, over the first and the last test.
@@ -108,4 +108,8 @@ fn every_crash_point_of_a_sequence() {
 #[test]
 fn rot_is_an_error_never_another_answer() {
     run_all(10, |seed| World::new(seed, Plan::Rot).run());
+    let recounted = RECOUNTED.load(Ordering::Relaxed);
+    println!("audits after rot in a run: {recounted}");
+    let many = from_env("HOLDFAST_SEED").is_none() && from_env("HOLDFAST_SEQUENCES").is_none();
+    assert!(!many || recounted > 100, "sequences have to meet rot in runs");
 }

@@ -8,13 +8,16 @@ use std::sync::{
 use bytes::Bytes;
 use holdfast_drive::{
     Drive, DriveFault,
-    api::{DriveReply, DriveRequest, Read, ShardRead, ShardSource},
+    api::{
+        DriveReply, DriveRequest, DriveResult, Filled, Issue, MemberReply, MemberRequest, Read,
+        RotRange, ShardRead, ShardSource,
+    },
     disk_sim::Mishap,
     meta_index::MemoryMedium,
     scrub::Phase,
 };
 use holdfast_register::ShardStatus;
-use holdfast_types::{DriveState, Geometry, OperationId, RegisterKey};
+use holdfast_types::{DriveState, Geometry, OperationId, RegisterKey, SetEpoch, SetIndex};
 
 use crate::{
     model::Model,
@@ -27,8 +30,10 @@ pub static MOVED: AtomicU64 = AtomicU64::new(0);
 pub static VOLUMES_GONE: AtomicU64 = AtomicU64::new(0);
 /// log segments,
 pub static SEGMENTS_GONE: AtomicU64 = AtomicU64::new(0);
-/// and passes of the scrub that crashes found on their way: so that the test can tell that it meets these.
+/// passes of the scrub that crashes found on their way,
 pub static SCRUBS: AtomicU64 = AtomicU64::new(0);
+/// and audits after rot in a run: so that the test can tell that it meets these.
+pub static RECOUNTED: AtomicU64 = AtomicU64::new(0);
 
 impl World {
     /// The process ends, with or without the power.
@@ -173,6 +178,8 @@ impl World {
         let done = Box::new(move |reader| *filled.lock().unwrap() = Some(reader));
         self.drive().open_shard(&read, done);
         self.look_up();
+        // What a count said of the place may not be durable yet.
+        self.drive().flush();
         let reader = slot.lock().unwrap().take().expect("nothing waits after recovery");
         let reader = reader.map_err(|e| e.to_string())?;
         reader.read(0, read.block_count).map_err(|e| e.to_string())
@@ -197,7 +204,7 @@ impl World {
             let reach = if self.one_in(2) { len } else { len.min(8192) };
             self.disk.rot(path, self.below(reach), 1 << self.below(8));
         }
-        for _ in 0..3 {
+        for last in [false, false, true] {
             self.clock.advance_micros(11_000_000);
             let opened = self.open();
             if let (Err(fault), true) = (&opened, in_runs) {
@@ -210,8 +217,56 @@ impl World {
                 self.drive().begin_checkpoint();
                 self.background();
             }
+            if in_runs && last {
+                self.is_known_again();
+            }
             self.drive = None;
         }
+    }
+
+    /// What the drive can find out by itself is found out (INV-FILL-2). Then the ranges of registers are filled by
+    /// others that hold nothing: what is counted is what there is, for rot leaves nothing behind.
+    fn is_known_again(&mut self) {
+        let seed = self.seed;
+        let ranges = self.ranges();
+        let silent = ranges.iter().any(|range| range.is_silent() && !range.is_of_registers());
+        assert!(!silent, "seed {seed}: {ranges:?}");
+        if ranges.iter().any(RotRange::is_hidden) {
+            let (epoch, membership) = (SetEpoch(1), Bytes::from_static(b"members"));
+            let issue = Issue { set: SetIndex(0), epoch, membership };
+            let filled = self.ask_member(MemberRequest::Fill(issue));
+            assert_eq!(filled, Ok(DriveReply::Done), "seed {seed}");
+            let ranges = self.ranges();
+            let filled = self.ask_member(MemberRequest::Filled(Filled { epoch, ranges }));
+            assert_eq!(filled, Ok(DriveReply::Done), "seed {seed}");
+        }
+        for _ in 0..2 {
+            self.background();
+            let audit = self.drive().audit().and_then(|()| self.drive().audit_blocks());
+            audit.unwrap_or_else(|cause| panic!("seed {seed}: after rot: {cause}"));
+            assert_eq!(self.ranges(), [], "seed {seed}");
+            self.drive = None;
+            self.drive = Some(self.open().unwrap_or_else(|error| panic!("seed {seed}: {error}")));
+        }
+        RECOUNTED.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn ranges(&mut self) -> Vec<RotRange> {
+        match self.ask_member(MemberRequest::Ranges) {
+            Ok(DriveReply::Member(MemberReply::Ranges(ranges))) => ranges,
+            other => panic!("seed {}: {other:?}", self.seed),
+        }
+    }
+
+    fn ask_member(&mut self, request: MemberRequest) -> DriveResult {
+        let slot = Arc::new(Mutex::new(None));
+        let filled = slot.clone();
+        let done = Box::new(move |result| *filled.lock().unwrap() = Some(result));
+        self.drive().handle(DriveRequest::Member(request), done);
+        self.look_up();
+        self.drive().flush();
+        let answer = slot.lock().unwrap().take();
+        answer.expect("what it rests on is durable")
     }
 
     /// Some ticks, and what they name. Not until nothing is left: a look-up is beside the jobs.
@@ -227,15 +282,22 @@ impl World {
         }
     }
 
-    /// A shard may be `Missing` that was there when `shards_rot`: moving it has found it out.
+    /// A shard may be `Missing` that was there when `shards_rot`, for moving it has found it out, and when its
+    /// place was lost, so that it cannot be read.
     fn compare_what_is_answered(&mut self, truth: &Model, shards_rot: bool) {
+        let read = |(operation, shard): (&OperationId, &Bytes)| {
+            self.read_shard(*operation, shard.len()).is_err().then_some(*operation)
+        };
+        let unread: Vec<OperationId> = truth.shards.iter().filter_map(read).collect();
         for key in Self::keys() {
             if let Ok(view) = self.call_read(&key) {
                 let mut known = truth.registers_of(&key);
                 for (version, register) in &view.registers {
                     let held = known.get_mut(version).into_iter().flat_map(|r| &mut r.entries);
                     for (known, said) in held.zip(&register.entries) {
-                        if shards_rot && said.shard == ShardStatus::Missing {
+                        let named = known.entry.data_operations();
+                        let may = shards_rot || named.into_iter().any(|op| unread.contains(&op));
+                        if may && said.shard == ShardStatus::Missing {
                             known.shard = ShardStatus::Missing;
                         }
                     }

@@ -37,7 +37,7 @@ fn tombstone(n: u64, by: u64) -> Object {
 }
 
 impl Rig {
-    fn ranges(&mut self) -> Vec<RotRange> {
+    pub(super) fn ranges(&mut self) -> Vec<RotRange> {
         match self.call(DriveRequest::Member(MemberRequest::Ranges)) {
             Ok(DriveReply::Member(MemberReply::Ranges(ranges))) => ranges,
             other => panic!("{other:?}"),
@@ -45,7 +45,7 @@ impl Rig {
     }
 
     /// As `call`, without anything that a tick would do.
-    fn only(&mut self, request: DriveRequest) -> Option<DriveResult> {
+    pub(super) fn only(&mut self, request: DriveRequest) -> Option<DriveResult> {
         let slot = std::sync::Arc::new(std::sync::Mutex::new(None));
         let filled = slot.clone();
         self.drive.handle(request, Box::new(move |r| *filled.lock().unwrap() = Some(r)));
@@ -65,12 +65,12 @@ impl Rig {
     }
 
     /// The set has a new epoch, and the drive is told to open what it hides.
-    fn fill(&mut self, epoch: u64) -> DriveResult {
+    pub(super) fn fill(&mut self, epoch: u64) -> DriveResult {
         EPOCH.set(epoch);
         self.call(DriveRequest::Member(MemberRequest::Fill(issue(epoch))))
     }
 
-    fn filled(&mut self, epoch: u64, ranges: Vec<RotRange>) -> DriveResult {
+    pub(super) fn filled(&mut self, epoch: u64, ranges: Vec<RotRange>) -> DriveResult {
         let filled = Filled { epoch: SetEpoch(epoch), ranges };
         self.call(DriveRequest::Member(MemberRequest::Filled(filled)))
     }
@@ -209,7 +209,8 @@ fn a_range_is_opened_filled_and_leaves_the_record() {
             assert_eq!((rig.ranges(), rig.unfilled()), (Vec::new(), 0));
             assert_eq!(rig.drive.facts().reason, "");
             check(&mut rig, (&silent, &border), &brought, &back, true);
-            rig.drive.audit_claims().unwrap();
+            rig.drive.audit().unwrap();
+            rig.drive.audit_blocks().unwrap();
             rig.reopen();
         }
     }
@@ -423,6 +424,7 @@ fn shards_that_were_there_are_named_once() {
     let left = rig.drive.facts().used_bytes;
     let filler = object(9001, 100).shard.len() as u64;
     assert!(left <= 2 * filler, "{left} of {used} bytes");
+    rig.drive.audit().unwrap();
 }
 
 fn above_floor(rig: &mut Rig, mut object: Object) -> Object {

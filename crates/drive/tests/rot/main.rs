@@ -2,6 +2,8 @@
 //! nobody's word for it, and what is left of a rotten shard stays until another copy is there.
 
 mod fill;
+mod index;
+mod places;
 mod runs;
 mod scrub;
 mod vouching;
@@ -263,6 +265,10 @@ impl Rig {
         let slot = Arc::new(Mutex::new(None));
         let filled = slot.clone();
         self.drive.open_shard(&read, Box::new(move |r| *filled.lock().unwrap() = Some(r)));
+        for job in self.drive.take_load_jobs() {
+            let outcome = job.run();
+            self.drive.loaded(outcome);
+        }
         let reader = slot.lock().unwrap().take().expect("what it rests on is durable").ok()?;
         reader.read(first, count).ok()
     }

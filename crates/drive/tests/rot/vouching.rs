@@ -1,6 +1,7 @@
 //! INV-REG-4 on the drive: what it lost before it was settled it does not remember.
 
 use holdfast_drive::api::Prepare;
+use holdfast_drive::value::PLACE_SPACE;
 use holdfast_register::KeyView;
 
 use super::*;
@@ -45,5 +46,27 @@ fn what_rotted_before_it_was_settled_is_not_remembered() {
         let register = after.registers.values().next().expect("the entry stays");
         assert_eq!(register.entries[0].shard, ShardStatus::Missing);
         assert_eq!((after.remembers, after.memory.len()), (settled, usize::from(settled)));
+    }
+}
+
+/// Goal: the same for shards whose places rot hid (INV-FILL-2). Method: objects accepted and not settled; a block of
+/// places rots while the drive serves, and is met.
+#[test]
+fn what_lost_its_place_before_it_was_settled_is_not_remembered() {
+    let mut rig = Rig::with(DriveOptions { run_cache_bytes: 8 << 10, ..patient() });
+    let objects: Vec<Object> = (1..=800).map(|n| object(n, 100)).collect();
+    objects.iter().for_each(|object| rig.accept(object));
+    rig.clock.advance_micros(LATER_MICROS);
+    rig.checkpoint_twice();
+    places::rot_block(&rig.sim, PLACE_SPACE..=PLACE_SPACE, 1);
+    for object in &objects {
+        rig.whole(object);
+    }
+    run_jobs(&mut rig.drive);
+    let lost: Vec<bool> = objects.iter().map(|object| !rig.whole(object)).collect();
+    assert!(lost.contains(&true) && lost.contains(&false));
+    for (object, lost) in objects.iter().zip(lost).step_by(10) {
+        let view = prepared(&mut rig, object, 1);
+        assert_eq!((view.memory.is_empty(), view.remembers), (lost, false), "{:?}", object.key);
     }
 }
