@@ -83,6 +83,12 @@ pub enum StoreError {
         /// What is wrong, and with what.
         message: String,
     },
+    /// S3: InvalidRequest: what the request says contradicts what is there.
+    #[error("invalid request: {message}")]
+    InvalidRequest {
+        /// What contradicts what.
+        message: String,
+    },
     /// S3: KeyTooLongError.
     #[error("key is longer than 1024 bytes")]
     KeyTooLong,
@@ -180,6 +186,7 @@ impl StoreError {
             | Self::ConditionalConflict => ErrorClass::Conflict,
             Self::IsDeleteMarker
             | Self::InvalidArgument { .. }
+            | Self::InvalidRequest { .. }
             | Self::KeyTooLong
             | Self::EntityTooLarge
             | Self::PartTooSmall { .. }
