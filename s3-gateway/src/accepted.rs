@@ -276,7 +276,10 @@ fn holds(group: &[&str], name: &str) -> bool {
 }
 
 fn is_of_s3(name: &str) -> bool {
-    OPERATIONS.iter().any(|takes| takes.query.contains(&name)) || OTHERS_OF_S3.contains(&name)
+    // Of an object it is an operation of its own, and newer than we are: UpdateObjectEncryption.
+    name != "encryption"
+        && (OPERATIONS.iter().any(|takes| takes.query.contains(&name))
+            || OTHERS_OF_S3.contains(&name))
 }
 
 fn unwanted(operation: &str, name: &str, of_s3: bool, kind: &str) -> s3s::S3Error {
@@ -308,7 +311,8 @@ mod tests {
     /// served. Method: the table of operations, as text.
     #[test]
     fn every_operation_has_its_list() {
-        let served = include_str!("s3.rs").lines().filter_map(|line| {
+        let code = include_str!("s3.rs").lines().filter(|line| !line.starts_with("//"));
+        let served = code.filter_map(|line| {
             let (_, input) = line.split_once(": ")?;
             Some(input.split_once("Input => ")?.0)
         });

@@ -7,10 +7,10 @@ use holdfast_types::limits::USER_METADATA_BYTES_MAX;
 use http::{HeaderMap, HeaderValue};
 use s3s::{S3Result, dto::Metadata};
 
-use crate::error::invalid;
+use crate::{error::invalid, told::Told};
 
 /// Kept as sent. `content-encoding` loses the `aws-chunked` that was only about the way here.
-const KEPT: [&str; 7] = [
+pub(crate) const KEPT: [&str; 7] = [
     "cache-control",
     "content-disposition",
     "content-encoding",
@@ -25,12 +25,12 @@ pub(crate) const DEFAULT_CONTENT_TYPE: &str = "binary/octet-stream";
 
 /// Reads what a PUT, a multipart upload or a replacing copy gives its object.
 pub(crate) fn from_request(
-    headers: &HeaderMap,
+    told: &Told<'_>,
     metadata: Option<Metadata>,
 ) -> S3Result<ObjectAttributes> {
     let mut kept = HashMap::new();
     for name in KEPT {
-        let Some(value) = headers.get(name) else { continue };
+        let Some(value) = told.get(name) else { continue };
         let value = std::str::from_utf8(value.as_bytes())
             .map_err(|_| invalid("InvalidArgument", format!("header {name} is not UTF-8")))?;
         let value = if name == "content-encoding" { own_encodings(value) } else { value.into() };
@@ -100,10 +100,11 @@ mod tests {
 
     #[test]
     fn metadata_is_bounded() {
-        let headers = HeaderMap::new();
+        let (headers, extensions) = (HeaderMap::new(), http::Extensions::new());
+        let told = Told::new(&headers, &extensions);
         let of = |bytes: usize| Metadata::from_iter([("k".to_owned(), "v".repeat(bytes - 1))]);
-        assert!(from_request(&headers, Some(of(USER_METADATA_BYTES_MAX))).is_ok());
-        let error = from_request(&headers, Some(of(USER_METADATA_BYTES_MAX + 1))).unwrap_err();
+        assert!(from_request(&told, Some(of(USER_METADATA_BYTES_MAX))).is_ok());
+        let error = from_request(&told, Some(of(USER_METADATA_BYTES_MAX + 1))).unwrap_err();
         assert_eq!(error.code().as_str(), "MetadataTooLarge");
     }
 }

@@ -172,6 +172,7 @@ pub(crate) fn source_error(error: &StdError) -> StoreError {
             "RequestTimeout",
             "the body fell silent before its announced length; send it again",
         ),
+        ("last chunk", "IncompleteBody", "the aws-chunked body ended before its last, empty chunk"),
         ("TooLarge", "InvalidRequest", "the aws-chunked framing is too large"),
         ("TooMany", "InvalidRequest", "the aws-chunked body has too many trailers"),
     ];

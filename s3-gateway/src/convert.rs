@@ -1,15 +1,11 @@
 //! Between s3s's values and the store's.
 
-use holdfast_engine::{
-    StoreError,
-    api::{Conditions, EtagCondition},
-    meta::Checksum,
-};
+use holdfast_engine::{StoreError, api::NamedChecksum, checksum::Algorithm, meta::Checksum};
 use holdfast_types::{OperationId, VersionId};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use s3s::{
     S3Result,
-    dto::{ChecksumType, ETag, ETagCondition, Timestamp, TimestampFormat},
+    dto::{ChecksumType, ETag, Timestamp, TimestampFormat},
 };
 use time::OffsetDateTime;
 
@@ -23,11 +19,6 @@ pub(crate) fn timestamp(micros: u64) -> Timestamp {
     OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH).into()
 }
 
-pub(crate) fn micros(timestamp: Timestamp) -> u64 {
-    let seconds = OffsetDateTime::from(timestamp).unix_timestamp();
-    u64::try_from(seconds.saturating_mul(MICROS)).unwrap_or(0)
-}
-
 pub(crate) fn http_date(micros: u64) -> String {
     let mut text = Vec::new();
     let formatted = timestamp(micros).format(TimestampFormat::HttpDate, &mut text);
@@ -36,29 +27,6 @@ pub(crate) fn http_date(micros: u64) -> String {
 
 pub(crate) fn etag(tag: &str) -> ETag {
     ETag::Strong(tag.to_owned())
-}
-
-/// A condition on an entity tag.
-pub(crate) fn etag_condition(condition: Option<ETagCondition>) -> Option<EtagCondition> {
-    condition.map(|condition| match condition {
-        ETagCondition::Any => EtagCondition::Any,
-        ETagCondition::ETag(tag) => EtagCondition::Tags(vec![tag.into_value()]),
-    })
-}
-
-/// The four conditions of a read or of a copy's source.
-pub(crate) fn conditions(
-    if_match: Option<ETagCondition>,
-    if_none_match: Option<ETagCondition>,
-    if_modified_since: Option<Timestamp>,
-    if_unmodified_since: Option<Timestamp>,
-) -> Conditions {
-    Conditions {
-        if_match: etag_condition(if_match),
-        if_none_match: etag_condition(if_none_match),
-        if_modified_since: if_modified_since.map(micros),
-        if_unmodified_since: if_unmodified_since.map(micros),
-    }
 }
 
 pub(crate) fn version(id: Option<&str>) -> S3Result<Option<VersionId>> {
@@ -115,15 +83,30 @@ pub(crate) use set_checksum;
 /// The one checksum among the five fields of a request's element.
 macro_rules! any_checksum {
     ($source:expr) => {
-        $source
-            .checksum_crc32
-            .or($source.checksum_crc32c)
-            .or($source.checksum_crc64nvme)
-            .or($source.checksum_sha1)
-            .or($source.checksum_sha256)
+        $crate::convert::named_checksum([
+            (Algorithm::Crc32, $source.checksum_crc32),
+            (Algorithm::Crc32c, $source.checksum_crc32c),
+            (Algorithm::Crc64Nvme, $source.checksum_crc64nvme),
+            (Algorithm::Sha1, $source.checksum_sha1),
+            (Algorithm::Sha256, $source.checksum_sha256),
+        ])?
     };
 }
 pub(crate) use any_checksum;
+
+/// More than one could not all be compared with the one that is stored.
+pub(crate) fn named_checksum(
+    fields: [(Algorithm, Option<String>); 5],
+) -> S3Result<Option<NamedChecksum>> {
+    let mut given = fields.into_iter().filter_map(|(algorithm, value)| {
+        let value = value?;
+        Some(NamedChecksum { algorithm, value })
+    });
+    match (given.next(), given.next()) {
+        (first, None) => Ok(first),
+        _ => Err(invalid("InvalidRequest", "one checksum is expected, several are given")),
+    }
+}
 
 /// Everything but unreserved characters and the slash, which S3 leaves readable.
 const URL: &AsciiSet =
@@ -161,7 +144,6 @@ mod tests {
     #[test]
     fn times_are_whole_seconds() {
         assert_eq!(http_date(1_700_000_000_999_999), "Tue, 14 Nov 2023 22:13:20 GMT");
-        assert_eq!(micros(timestamp(1_700_000_000_999_999)), 1_700_000_000_000_000);
     }
 
     #[test]

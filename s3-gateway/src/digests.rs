@@ -2,7 +2,7 @@
 //! trailer.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use holdfast_engine::checksum::Algorithm;
+use holdfast_engine::checksum::{Algorithm, Digester};
 use http::HeaderMap;
 use s3s::S3Result;
 
@@ -57,6 +57,15 @@ pub(crate) fn header_name(algorithm: Algorithm) -> &'static str {
     }
 }
 
+/// Whether `name: value` is the checksum of an empty body.
+pub(crate) fn is_of_nothing(name: &str, value: &str) -> bool {
+    let algorithm = Algorithm::ALL.into_iter().find(|algorithm| header_name(*algorithm) == name);
+    algorithm.is_some_and(|algorithm| {
+        let nothing = Digester::new(Some(algorithm)).finish().checksum;
+        nothing.is_some_and(|nothing| nothing.value == value)
+    })
+}
+
 /// Bytes of the body itself, without aws-chunked framing.
 fn length(headers: &HeaderMap) -> S3Result<Option<u64>> {
     let decoded = text(headers, "x-amz-decoded-content-length");
@@ -103,6 +112,11 @@ fn checksum(headers: &HeaderMap) -> S3Result<Option<(Algorithm, ChecksumSource)>
     let by_trailer = trailer(headers);
     let asked = asked(headers)?;
     let found = match (by_header.as_slice(), by_trailer) {
+        ([], None) if is_lost(headers) => {
+            let message = "x-amz-sdk-checksum-algorithm specified, but no corresponding \
+                           x-amz-checksum-* or x-amz-trailer headers were found";
+            return Err(invalid("InvalidRequest", message));
+        }
         ([], None) => asked.map(|algorithm| (algorithm, ChecksumSource::Computed)),
         ([], Some(algorithm)) => Some((algorithm, ChecksumSource::Trailer)),
         ([algorithm], None) => {
@@ -128,6 +142,12 @@ fn checksum(headers: &HeaderMap) -> S3Result<Option<(Algorithm, ChecksumSource)>
         )),
         _ => Ok(found),
     }
+}
+
+/// Whether the client says that it sends a checksum, and none came: what was to protect the body got lost.
+fn is_lost(headers: &HeaderMap) -> bool {
+    let said = text(headers, "x-amz-sdk-checksum-algorithm").is_some_and(|name| !name.is_empty());
+    said && !headers.contains_key("content-md5")
 }
 
 fn trailer(headers: &HeaderMap) -> Option<Algorithm> {
@@ -168,7 +188,7 @@ mod tests {
                 ChecksumSource::Header("AAAAAA==".into()),
             ),
             (&[("x-amz-trailer", "x-amz-checksum-crc32")], ChecksumSource::Trailer),
-            (&[("x-amz-sdk-checksum-algorithm", "crc32")], ChecksumSource::Computed),
+            (&[("x-amz-checksum-algorithm", "crc32")], ChecksumSource::Computed),
         ];
         for (given, source) in cases {
             let found = Announced::from_headers(&headers(given)).unwrap().checksum;
@@ -178,7 +198,8 @@ mod tests {
 
     #[test]
     fn contradictions_are_refused() {
-        let cases: [(&[(&str, &str)], &str); 7] = [
+        let cases: [(&[(&str, &str)], &str); 8] = [
+            (&[("x-amz-sdk-checksum-algorithm", "CRC32")], "InvalidRequest"),
             (&[("x-amz-checksum-md5", "abcd")], "InvalidRequest"),
             (&[("x-amz-trailer", "x-amz-checksum-xxhash64")], "InvalidRequest"),
             (&[("x-amz-checksum-crc32", "AAAA")], "BadDigest"),

@@ -12,7 +12,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, request::Part
 use percent_encoding::percent_decode_str;
 use s3s::{S3Error, S3Result};
 
-use crate::error::{coded, invalid, not_implemented};
+use crate::{
+    digests,
+    error::{coded, invalid, not_implemented},
+};
 
 /// Headers that proxies and browsers add behind the signer's back and that change nothing here;
 /// the payload's hash is compared with the payload by s3s whether it is signed or not.
@@ -120,7 +123,7 @@ fn signed_headers(headers: &HeaderMap, query: &[Pair<'_>]) -> S3Result<Vec<Strin
         }
         (Some(text), false) => (field(text, "Credential="), field(text, "SignedHeaders=")),
         (None, true) => {
-            check_expiry(value(query, "X-Amz-Expires"))?;
+            check_presigned(query)?;
             (value(query, "X-Amz-Credential"), value(query, "X-Amz-SignedHeaders"))
         }
         (None, false) => {
@@ -148,6 +151,22 @@ fn check_service(credential: Option<&str>) -> S3Result<()> {
             "the credential is scoped to another service: sign for s3",
         )),
     }
+}
+
+/// s3s takes what lacks for a bad request, and another algorithm for a feature.
+fn check_presigned(query: &[Pair<'_>]) -> S3Result<()> {
+    let bad = |message: String| invalid("AuthorizationQueryParametersError", message);
+    let fields = ["Algorithm", "Credential", "Date", "Expires", "SignedHeaders", "Signature"];
+    for field in fields {
+        let name = format!("X-Amz-{field}");
+        if value(query, &name).is_none_or(str::is_empty) {
+            return Err(bad(format!("a presigned URL has six parameters, and {name} is missing")));
+        }
+    }
+    if value(query, "X-Amz-Algorithm") != Some("AWS4-HMAC-SHA256") {
+        return Err(bad("X-Amz-Algorithm only supports AWS4-HMAC-SHA256".to_owned()));
+    }
+    check_expiry(value(query, "X-Amz-Expires"))
 }
 
 fn check_expiry(expires: Option<&str>) -> S3Result<()> {
@@ -205,7 +224,7 @@ fn refuse_other_owners(headers: &HeaderMap, owner: &str) -> S3Result<()> {
 }
 
 /// SDKs hoist `x-amz-*` headers into the query of a presigned URL, where the signature covers them.
-/// Checksums are left out: SDKs hoist the checksum of an empty body before there is one.
+/// Checksums of nothing are left out: SDKs hoist them when there is no body yet, and mean nothing by it.
 fn hoisted(headers: &HeaderMap, query: &[Pair<'_>]) -> S3Result<HeaderMap> {
     let mut found = HeaderMap::new();
     for (name, value) in query {
@@ -214,9 +233,9 @@ fn hoisted(headers: &HeaderMap, query: &[Pair<'_>]) -> S3Result<HeaderMap> {
             !matches!(
                 rest,
                 "algorithm" | "credential" | "date" | "expires" | "signedheaders" | "signature"
-            ) && !rest.starts_with("checksum-")
-                && !rest.starts_with("sdk-")
+            ) && !rest.starts_with("sdk-")
                 && !rest.starts_with("content-sha256")
+                && !digests::is_of_nothing(&name, value)
         });
         if !meaning || headers.contains_key(&name) {
             continue;

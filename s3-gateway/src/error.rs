@@ -22,6 +22,7 @@ pub(crate) fn code_of(error: &StoreError) -> (&'static str, StatusCode) {
         StoreError::NotModified { .. } => ("NotModified", S::NOT_MODIFIED),
         StoreError::ConditionalConflict => ("ConditionalRequestConflict", S::CONFLICT),
         StoreError::InvalidArgument { .. } => ("InvalidArgument", S::BAD_REQUEST),
+        StoreError::InvalidRequest { .. } => ("InvalidRequest", S::BAD_REQUEST),
         StoreError::KeyTooLong => ("KeyTooLongError", S::BAD_REQUEST),
         StoreError::EntityTooLarge => ("EntityTooLarge", S::BAD_REQUEST),
         StoreError::PartTooSmall { .. } => ("EntityTooSmall", S::BAD_REQUEST),
@@ -45,9 +46,9 @@ pub(crate) fn code_of(error: &StoreError) -> (&'static str, StatusCode) {
 /// What a person reads: what happened, to what, and what to do next.
 fn message_of(error: &StoreError) -> String {
     match error {
-        StoreError::BodyRejected { message, .. } | StoreError::InvalidArgument { message } => {
-            message.clone()
-        }
+        StoreError::BodyRejected { message, .. }
+        | StoreError::InvalidArgument { message }
+        | StoreError::InvalidRequest { message } => message.clone(),
         StoreError::BelowQuorum { .. } => {
             format!("{error}; bring the missing drives back, or repeat later")
         }
@@ -115,6 +116,7 @@ pub(crate) fn not_implemented(what: &str) -> S3Error {
 fn body_status(code: &str) -> StatusCode {
     match code {
         "SignatureDoesNotMatch" => StatusCode::FORBIDDEN,
+        "NotImplemented" => StatusCode::NOT_IMPLEMENTED,
         "InternalError" => StatusCode::INTERNAL_SERVER_ERROR,
         _ => StatusCode::BAD_REQUEST,
     }

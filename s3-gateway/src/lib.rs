@@ -19,9 +19,9 @@
 //! | `auth` | what s3s asks: secrets, permission, bucket names |
 //! | `s3`, `ops` | the operations, one module a family |
 //! | `digests`, `hash`, `hash_pool`, `body` | what a client announced of a body, and whether it came |
-//! | `ranges` | `Range` headers that are ignored |
+//! | `told`, `conditions` | headers that s3s reads otherwise than S3; conditions |
 //! | `patience` | bodies whose clients fall silent |
-//! | `plain` | verification of XML bodies, which s3s reads by itself |
+//! | `plain`, `elements` | verification of XML bodies, which s3s reads by itself |
 //! | `attributes`, `convert` | headers, metadata and other values |
 //! | `error`, `response` | S3 codes and messages; request ids |
 //! | `testing` | an in-memory store, behind the feature `testing` |
@@ -31,10 +31,12 @@ pub mod admin;
 mod attributes;
 mod auth;
 mod body;
+mod conditions;
 pub mod config;
 mod convert;
 mod digests;
 mod edge;
+mod elements;
 mod error;
 mod hash;
 mod hash_pool;
@@ -42,13 +44,13 @@ mod lingering;
 mod ops;
 mod patience;
 mod plain;
-mod ranges;
 mod reframe;
 mod response;
 mod s3;
 mod service;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod told;
 
 pub use config::{Credentials, GatewayConfig, OwnerName, RootCredentials};
 pub use response::GatewayBody;

@@ -1,6 +1,6 @@
 //! Verifies bodies that s3s reads by itself: the XML of DeleteObjects, CompleteMultipartUpload and
-//! their like. s3s would turn our refusal into an InternalError, so it also goes into a slot that
-//! `service` looks at.
+//! their like; and refuses elements that s3s would pass over. s3s would turn our refusal into an
+//! InternalError, so it also goes into a slot that `service` looks at.
 
 use std::{
     pin::Pin,
@@ -13,7 +13,7 @@ use futures::Stream;
 use holdfast_engine::StoreError;
 use s3s::{StdError, dto::StreamingBlob, stream::ByteStream};
 
-use crate::{body::UploadBody, digests::Announced};
+use crate::{body::UploadBody, digests::Announced, elements};
 
 /// Where a refusal goes.
 pub(crate) type Refusal = Arc<OnceLock<StoreError>>;
@@ -23,13 +23,15 @@ pub(crate) struct VerifiedBody {
     inner: UploadBody,
     refusal: Refusal,
     length: Option<u64>,
+    /// What has come of the XML, which is bounded. s3s holds it, too.
+    seen: Vec<Bytes>,
 }
 
 impl VerifiedBody {
     pub(crate) fn new(body: s3s::Body, announced: Announced, refusal: Refusal) -> Self {
         let length = announced.length;
         let inner = UploadBody::new(Some(StreamingBlob::from(body)), None, announced);
-        Self { inner, refusal, length }
+        Self { inner, refusal, length, seen: Vec::new() }
     }
 }
 
@@ -37,7 +39,14 @@ impl Stream for VerifiedBody {
     type Item = Result<Bytes, StdError>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let item = ready!(Pin::new(&mut self.inner).poll_next(context));
+        let item = match ready!(Pin::new(&mut self.inner).poll_next(context)) {
+            Some(Ok(piece)) => {
+                self.seen.push(piece.clone());
+                Some(Ok(piece))
+            }
+            Some(Err(error)) => Some(Err(error)),
+            None => elements::check(&std::mem::take(&mut self.seen).concat()).err().map(Err),
+        };
         Poll::Ready(item.map(|piece| {
             piece.map_err(|error| {
                 let _ = self.refusal.set(error.clone());

@@ -9,6 +9,9 @@
 //! Size --line--> Data --last byte--> DataEnd --CRLF--> Size
 //!   \--"0" line--> Rest (trailers, passed on as they are)
 //! ```
+//!
+//! A body ends in `Rest` or not at all: s3s takes the end of the connection for the end of the chunks, also
+//! where the last, empty one, whose signature says that this was all, never came.
 
 use std::{
     collections::VecDeque,
@@ -33,6 +36,8 @@ pub(crate) enum ReframeError {
     ChunkTooLarge,
     #[error("chunk framing is malformed")]
     Malformed,
+    #[error("the body ended before its last chunk")]
+    Incomplete,
 }
 
 enum State {
@@ -99,6 +104,14 @@ impl Reframed {
         Ok(())
     }
 
+    /// What the end of the bytes means, once.
+    fn end(&mut self) -> Option<Result<Bytes, StdError>> {
+        match std::mem::replace(&mut self.state, State::Rest) {
+            State::Rest => None,
+            _ => Some(Err(Box::new(ReframeError::Incomplete))),
+        }
+    }
+
     fn begin_chunk(&mut self, size: u64) -> Result<(), ReframeError> {
         if self.signed && size > SIGNED_CHUNK_BYTES_MAX {
             return Err(ReframeError::ChunkTooLarge);
@@ -139,7 +152,7 @@ impl Stream for Reframed {
                 return Poll::Ready(Some(Ok(bytes)));
             }
             match ready!(Pin::new(&mut self.inner).poll_next(context)) {
-                None => return Poll::Ready(None),
+                None => return Poll::Ready(self.end()),
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 Some(Ok(bytes)) => {
                     if let Err(error) = self.take_in(bytes) {
@@ -187,6 +200,21 @@ mod tests {
         assert_eq!(run(true, &[line]).unwrap(), line);
         let large = format!("{:x};chunk-signature=aa\r\n", SIGNED_CHUNK_BYTES_MAX + 1);
         assert!(matches!(run(true, &[large.as_bytes()]), Err(ReframeError::ChunkTooLarge)));
+    }
+
+    /// Goal: only the last chunk ends a body. Method: cut a signed and an unsigned one everywhere.
+    #[test]
+    fn bodies_end_with_their_last_chunk() {
+        let signed = "3;chunk-signature=aa\r\nabc\r\n0;chunk-signature=bb\r\n";
+        let plain = "3\r\nabc\r\n0\r\n";
+        for (input, is_signed) in [(signed, true), (plain, false)] {
+            for cut in 0..=input.len() {
+                let mut body = Reframed::new(s3s::Body::empty(), is_signed);
+                body.take_in(Bytes::copy_from_slice(&input.as_bytes()[..cut])).unwrap();
+                assert_eq!(body.end().is_none(), cut == input.len(), "{input:?} cut at {cut}");
+                assert!(body.end().is_none(), "the error is told once");
+            }
+        }
     }
 
     #[test]

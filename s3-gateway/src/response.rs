@@ -97,7 +97,34 @@ pub(crate) fn finish(origin: &Origin, mut answer: Response<s3s::Body>) -> Respon
     } else if answer.extensions_mut().remove::<PlainEtag>().is_some() {
         unquote_etag(&mut answer);
     }
+    escape_controls(&mut answer);
     answer
+}
+
+/// Whether XML has no place for the byte as it is, or reads another one: `\r` becomes `\n`.
+const fn is_control(byte: u8) -> bool {
+    byte < 0x20 && byte != b'\n' && byte != b'\t'
+}
+
+/// Keys may hold control characters. S3 writes them as references (`&#x1;`), which XML 1.0 forbids, too, but
+/// most readers take; `encoding-type=url` is for all others. Only XML is there in one piece: objects stream.
+fn escape_controls(answer: &mut Response<s3s::Body>) {
+    let Some(body) = answer.body().bytes() else { return };
+    // Piece by piece without a way out in between: so compiled, it costs next to nothing.
+    let has_controls = |piece: &[u8]| piece.iter().fold(false, |has, byte| has | is_control(*byte));
+    if !body.chunks(1024).any(has_controls) {
+        return;
+    }
+    let mut escaped = Vec::with_capacity(body.len() + 64);
+    for byte in &body {
+        if is_control(*byte) {
+            escaped.extend_from_slice(format!("&#x{byte:X};").as_bytes());
+        } else {
+            escaped.push(*byte);
+        }
+    }
+    answer.headers_mut().remove(header::CONTENT_LENGTH);
+    *answer.body_mut() = escaped.into();
 }
 
 /// HEAD has no body, not even in errors; s3s answers ranges with 200.

@@ -172,3 +172,34 @@ async fn user_metadata_is_bounded_and_kept() {
     assert_eq!(read.header("expires"), "Tue, 14 Nov 2023 22:13:20 GMT");
     assert_eq!(read.header("content-type"), "binary/octet-stream");
 }
+
+/// Goal: a checksum that the client says it sends and that does not come is missed. The story: one was
+/// computed for it instead, over whatever had come. Method: with and without Content-MD5, which stands in.
+#[tokio::test]
+async fn checksums_that_got_lost_are_missed() {
+    let harness = Harness::with_bucket().await;
+    let put =
+        || Call::new("PUT", "/bkt/k").body(BODY).header("x-amz-sdk-checksum-algorithm", "CRC32");
+    put().send(&harness).await.refused(400, "InvalidRequest");
+    nothing_is_there(&harness).await;
+    put().header("content-md5", &md5(BODY)).send(&harness).await.ok();
+    let asked = Call::new("GET", "/bkt/k").header("x-amz-checksum-mode", "ENABLED");
+    assert!(!asked.send(&harness).await.header("x-amz-checksum-crc32").is_empty());
+}
+
+/// Goal: no XML is carried out whose checksum was not compared. The story: s3s takes the framing off and looks
+/// at no trailer, so that a wrong one deleted all the same. Method: keys to delete, with a wrong trailer.
+#[tokio::test]
+async fn framed_xml_is_refused() {
+    let harness = Harness::with_bucket().await;
+    Call::new("PUT", "/bkt/k").body(BODY).send(&harness).await.ok();
+    let xml = "<Delete><Object><Key>k</Key></Object></Delete>";
+    let body = format!("{:x}\r\n{xml}\r\n0\r\nx-amz-checksum-crc32:AAAAAA==\r\n\r\n", xml.len());
+    let call = Call::new("POST", "/bkt?delete")
+        .payload("STREAMING-UNSIGNED-PAYLOAD-TRAILER")
+        .header("x-amz-decoded-content-length", &xml.len().to_string())
+        .header("x-amz-trailer", "x-amz-checksum-crc32")
+        .body(body);
+    call.send(&harness).await.refused(501, "NotImplemented");
+    assert_eq!(get(&harness, "/bkt/k").await.ok().body, BODY);
+}

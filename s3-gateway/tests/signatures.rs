@@ -3,6 +3,7 @@
 
 mod support;
 
+use holdfast_engine::checksum::{Algorithm, Digester};
 use support::{Call, Harness, get, now, put, sign};
 
 #[tokio::test]
@@ -135,4 +136,58 @@ async fn signed_chunks_are_bounded() {
     let large = vec![7; (16 << 20) + 1];
     let answer = harness.exchange(chunked(&[&large], |_| {})).await;
     answer.refused(400, "InvalidChunkSizeError");
+}
+
+/// Goal: a signed chunked body ends with its last chunk, whose signature says that this was all. The story:
+/// the end of the connection was taken for it. Method: all data, without that chunk, and cut within it.
+#[tokio::test]
+async fn signed_chunks_end_with_the_last_one() {
+    let harness = Harness::with_bucket().await;
+    let chunks: [&[u8]; 2] = [&[1; 70_000], &[2; 5]];
+    let last = "0;chunk-signature=".len() + 64 + "\r\n\r\n".len();
+    for cut in [last, last - 1, 70, 5] {
+        let answer =
+            harness.exchange(chunked(&chunks, |body| body.truncate(body.len() - cut))).await;
+        answer.refused(400, "IncompleteBody");
+    }
+    assert_eq!(get(&harness, "/bkt/k").await.status, 404);
+}
+
+/// Goal: a checksum that an SDK moved into the presigned URL is compared with the body; that of no body,
+/// which SDKs put there because there is none yet, means nothing. Method: each of them.
+#[tokio::test]
+async fn hoisted_checksums_count() {
+    let harness = Harness::with_bucket().await;
+    let url = |sum: &str| {
+        let mut call = Call::new("PUT", "/bkt/k?x-amz-sdk-checksum-algorithm=CRC32").body("v");
+        call.query.push(("x-amz-checksum-crc32".to_owned(), sum.to_owned()));
+        call
+    };
+    let of = |body: &[u8]| {
+        let mut digester = Digester::new(Some(Algorithm::Crc32));
+        digester.update(body);
+        digester.finish().checksum.unwrap().value
+    };
+    url(&of(b"other")).send_presigned(&harness, 60).await.refused(400, "BadDigest");
+    assert_eq!(get(&harness, "/bkt/k").await.status, 404);
+    url(&of(b"")).send_presigned(&harness, 60).await.ok();
+    let right = url(&of(b"v")).send_presigned(&harness, 60).await;
+    assert_eq!(right.ok().header("x-amz-checksum-crc32"), of(b"v"));
+}
+
+/// Goal: what lacks in a presigned URL is named. Method: one without its date, one of another algorithm.
+#[tokio::test]
+async fn presigned_urls_that_lack_something() {
+    let harness = Harness::with_bucket().await;
+    let changed = |change: fn(&str) -> String| {
+        let request = sign::presigned(Call::new("GET", "/bkt"), 60);
+        let (mut parts, body) = request.into_parts();
+        parts.uri = change(&parts.uri.to_string()).parse().unwrap();
+        http::Request::from_parts(parts, body)
+    };
+    let undated = harness.exchange(changed(|uri| uri.replace("X-Amz-Date=", "X-Amz-Day="))).await;
+    undated.refused(400, "AuthorizationQueryParametersError");
+    assert!(undated.tag("Message").contains("X-Amz-Date"), "{}", undated.text());
+    let other = harness.exchange(changed(|uri| uri.replace("HMAC-SHA256", "HMAC-SHA1"))).await;
+    other.refused(400, "AuthorizationQueryParametersError");
 }

@@ -12,6 +12,7 @@ use futures::Stream;
 use holdfast_types::{OperationId, VersionId};
 
 use crate::{
+    checksum::Algorithm,
     error::StoreError,
     meta::{Checksum, ListedMeta, ObjectMeta, PartMeta},
 };
@@ -297,6 +298,8 @@ pub struct PutPart {
     pub number: u16,
     /// Bytes of the part, when announced.
     pub length: Option<u64>,
+    /// The checksum that comes with the body; the upload's, when it has one.
+    pub checksum: Option<Algorithm>,
 }
 
 /// A part as ListParts shows it.
@@ -355,7 +358,28 @@ pub struct CompletedPart {
     /// Its entity tag, without quotes.
     pub etag: String,
     /// Its checksum, when the client sent one.
-    pub checksum: Option<String>,
+    pub checksum: Option<NamedChecksum>,
+}
+
+/// A checksum as a client names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedChecksum {
+    /// Its kind.
+    pub algorithm: Algorithm,
+    /// Base64; of a composite one perhaps with `-N` behind it.
+    pub value: String,
+}
+
+/// What a client announced of the object that its parts make. Each is held against what it turns out to
+/// be; what cannot be compared is refused.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AnnouncedObject {
+    /// The checksum of the whole.
+    pub checksum: Option<NamedChecksum>,
+    /// Whether that checksum is composite.
+    pub composite: Option<bool>,
+    /// Bytes of the object.
+    pub size: Option<u64>,
 }
 
 /// CompleteMultipartUpload.
@@ -371,8 +395,8 @@ pub struct CompleteUpload {
     pub parts: Vec<CompletedPart>,
     /// Conditions on the current version.
     pub conditions: Conditions,
-    /// The checksum of the whole that the client announced.
-    pub checksum: Option<String>,
+    /// What the client thinks it makes.
+    pub announced: AnnouncedObject,
 }
 
 /// The store.

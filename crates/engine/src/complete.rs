@@ -182,8 +182,7 @@ impl Engine {
                 (part.number, FrozenPart { record: part.record, operation, geometry })
             })
             .collect();
-        let announced = complete.checksum.as_deref();
-        let mut made = assemble(&state.record, &parts, &complete.parts, announced)?;
+        let mut made = assemble(&state.record, &parts, &complete.parts, &complete.announced)?;
         made.meta.modified_micros = self.now_micros();
         let draft = Draft::record(operation, made.meta.to_bytes())
             .with_parts(made.parts.clone())
@@ -284,6 +283,7 @@ const fn wrote_nothing(error: &StoreError) -> bool {
             | StoreError::InvalidPartOrder
             | StoreError::PartTooSmall { .. }
             | StoreError::InvalidArgument { .. }
+            | StoreError::InvalidRequest { .. }
             | StoreError::BodyRejected { .. }
             | StoreError::EntityTooLarge
             | StoreError::PreconditionFailed { .. }

@@ -1,7 +1,8 @@
 //! Whether the parts a client names make an object, and which. Pure.
 //!
 //! S3 API, CompleteMultipartUpload: InvalidPart, InvalidPartOrder, EntityTooSmall; BadDigest when the
-//! checksum of the whole that the client announced is not that of the parts.
+//! checksum of the whole that the client announced is not that of the parts, InvalidRequest when its size
+//! is not, or when the upload has no checksum of that kind to compare with.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +12,7 @@ use prost::Message;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    api::{CompletedPart, PartInfo},
+    api::{AnnouncedObject, CompletedPart, NamedChecksum, PartInfo},
     checksum::{Algorithm, PartSum, multipart_etag, of_parts},
     error::StoreError,
     meta::{Checksum, ObjectMeta, PartMeta},
@@ -116,9 +117,10 @@ pub fn assemble(
     upload: &UploadRecord,
     frozen: &BTreeMap<u16, FrozenPart>,
     named: &[CompletedPart],
-    announced: Option<&str>,
+    announced: &AnnouncedObject,
 ) -> Result<Assembled, StoreError> {
     let named = check_request(named)?;
+    check_kind(upload, announced)?;
     let mut chosen = Vec::with_capacity(named.len());
     for part in &named {
         let found = frozen.get(&part.number).filter(|found| matches(found, part));
@@ -133,8 +135,12 @@ pub fn assemble(
     if size > limits::OBJECT_BYTES_MAX {
         return Err(StoreError::EntityTooLarge);
     }
+    if let Some(announced) = announced.size.filter(|announced| *announced != size) {
+        let message = format!("the parts make {size} bytes, {announced} were announced");
+        return Err(StoreError::InvalidRequest { message });
+    }
     let checksum = object_checksum(upload, &chosen)?;
-    check_announced(checksum.as_ref(), announced)?;
+    check_value(checksum.as_ref(), announced.checksum.as_ref())?;
     let etag = multipart_etag(chosen.iter().map(|part| part.record.part.etag.as_str()))
         .ok_or_else(|| StoreError::Internal { message: "a part's tag is no MD5".to_owned() })?;
     let meta = ObjectMeta {
@@ -155,12 +161,39 @@ pub fn assemble(
     Ok(Assembled { meta, parts })
 }
 
-/// Whether the part found is the one the client means.
+/// Whether the part found is the one the client means. A checksum that is named and was never taken of the
+/// part is a mismatch: to pass it over would be to confirm it.
 fn matches(found: &FrozenPart, named: &CompletedPart) -> bool {
     let part = &found.record.part;
-    let stored = part.checksum.as_ref().map(|checksum| checksum.value.as_str());
-    part.etag == named.etag
-        && named.checksum.as_deref().is_none_or(|value| stored.is_none_or(|stored| stored == value))
+    let confirms = |named: &NamedChecksum| {
+        part.checksum.as_ref().is_some_and(|stored| {
+            stored.algorithm == named.algorithm.name() && stored.value == named.value
+        })
+    };
+    part.etag == named.etag && named.checksum.as_ref().is_none_or(confirms)
+}
+
+/// Whether the checksum announced is of the upload's kind: another one would not be compared.
+fn check_kind(upload: &UploadRecord, announced: &AnnouncedObject) -> Result<(), StoreError> {
+    let mismatch = |expected: &str, actual: &str| {
+        let message =
+            format!("the upload was created with checksum {expected}, {actual} was announced");
+        Err(StoreError::InvalidRequest { message })
+    };
+    let of_upload = upload.checksum_algorithm.as_deref().unwrap_or("none");
+    if let Some(NamedChecksum { algorithm, .. }) = announced.checksum
+        && algorithm.name() != of_upload
+    {
+        return mismatch(of_upload, algorithm.name());
+    }
+    let kind = |composite| if composite { "COMPOSITE" } else { "FULL_OBJECT" };
+    match (announced.composite, upload.checksum_algorithm.is_some()) {
+        (Some(composite), false) => mismatch("none", kind(composite)),
+        (Some(composite), true) if composite != upload.checksum_composite => {
+            mismatch(kind(upload.checksum_composite), kind(composite))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The checksum of the object, when the upload has an algorithm.
@@ -183,10 +216,13 @@ fn object_checksum(
 
 /// Whether the checksum of the whole that the client announced is the one computed. A composite one may
 /// come without the number of parts.
-fn check_announced(computed: Option<&Checksum>, announced: Option<&str>) -> Result<(), StoreError> {
+fn check_value(
+    computed: Option<&Checksum>,
+    announced: Option<&NamedChecksum>,
+) -> Result<(), StoreError> {
     let (Some(computed), Some(announced)) = (computed, announced) else { return Ok(()) };
     let bare = computed.value.rsplit_once('-').map_or(computed.value.as_str(), |(bare, _)| bare);
-    if announced == computed.value || (computed.composite && announced == bare) {
+    if announced.value == computed.value || (computed.composite && announced.value == bare) {
         return Ok(());
     }
     Err(StoreError::BodyRejected {
@@ -228,11 +264,23 @@ mod tests {
         frozen.iter().map(name).collect()
     }
 
+    fn crc32(value: &str) -> Option<NamedChecksum> {
+        Some(NamedChecksum { algorithm: Algorithm::Crc32, value: value.to_owned() })
+    }
+
+    fn created_with(algorithm: Algorithm, composite: bool) -> UploadRecord {
+        UploadRecord {
+            checksum_algorithm: Some(algorithm.name().to_owned()),
+            checksum_composite: composite,
+            ..UploadRecord::default()
+        }
+    }
+
     fn judge(
         frozen: &BTreeMap<u16, FrozenPart>,
         named: &[CompletedPart],
     ) -> Result<Assembled, StoreError> {
-        assemble(&UploadRecord::default(), frozen, named, None)
+        assemble(&UploadRecord::default(), frozen, named, &AnnouncedObject::default())
     }
 
     /// Goal: the object is made of the parts named, in order, each with its own shape. Method: three
@@ -265,8 +313,9 @@ mod tests {
         assert_eq!(judge(&all, &order), Err(StoreError::InvalidPartOrder));
         assert!(matches!(judge(&all, &[]), Err(StoreError::InvalidArgument { .. })));
         let mut sum = right.clone();
-        sum[0].checksum = Some("ignored: the part has none".to_owned());
-        assert!(judge(&all, &sum[..1]).is_ok());
+        sum[0].checksum = crc32("AAAAAA==");
+        let none_was_taken = Err(StoreError::InvalidPart { number: 1 });
+        assert_eq!(judge(&all, &sum[..1]), none_was_taken);
         assert_ne!(request_digest(&right), request_digest(&order));
     }
 
@@ -286,21 +335,60 @@ mod tests {
     fn announced_checksums_are_verified() {
         for (algorithm, composite) in [(Algorithm::Crc32, false), (Algorithm::Sha256, true)] {
             let all = parts(&[(1, 5 * MIB), (2, 7)], Some(algorithm));
-            let upload = UploadRecord {
-                checksum_algorithm: Some(algorithm.name().to_owned()),
-                checksum_composite: composite,
-                ..UploadRecord::default()
-            };
+            let upload = created_with(algorithm, composite);
             let request = named(&all);
-            let made = assemble(&upload, &all, &request, None).expect("parts fit");
+            let make = |named: &[CompletedPart], value: Option<&str>| {
+                let checksum =
+                    value.map(|value| NamedChecksum { algorithm, value: value.to_owned() });
+                let announced = AnnouncedObject { checksum, ..AnnouncedObject::default() };
+                assemble(&upload, &all, named, &announced)
+            };
+            let made = make(&request, None).expect("parts fit");
             let value = made.meta.checksum.expect("computed").value;
-            assert!(assemble(&upload, &all, &request, Some(&value)).is_ok());
-            let wrong = assemble(&upload, &all, &request, Some("bad"));
+            assert!(make(&request, Some(&value)).is_ok());
+            let wrong = make(&request, Some("bad"));
             assert!(matches!(wrong, Err(StoreError::BodyRejected { code: "BadDigest", .. })));
             let mut named_wrong = request.clone();
-            named_wrong[1].checksum = Some("AAAA".to_owned());
-            let wrong = assemble(&upload, &all, &named_wrong, None);
-            assert_eq!(wrong, Err(StoreError::InvalidPart { number: 2 }));
+            named_wrong[1].checksum = crc32("AAAAAA==");
+            assert_eq!(make(&named_wrong, None), Err(StoreError::InvalidPart { number: 2 }));
         }
+    }
+
+    /// Goal: nothing announced is passed over. The story: a checksum of the whole was taken and not
+    /// looked at when the upload had none, or another kind, and a wrong size always. Method: the table.
+    #[test]
+    fn what_cannot_be_compared_is_refused() {
+        let sum = crc32("AAAAAA==");
+        let rows = [
+            (None, false, AnnouncedObject { checksum: sum.clone(), ..Default::default() }),
+            (None, false, AnnouncedObject { composite: Some(false), ..Default::default() }),
+            (None, false, AnnouncedObject { size: Some(5 * MIB), ..Default::default() }),
+            (Some(Algorithm::Sha1), true, AnnouncedObject { checksum: sum, ..Default::default() }),
+            (
+                Some(Algorithm::Crc32),
+                false,
+                AnnouncedObject { composite: Some(true), ..Default::default() },
+            ),
+            (
+                Some(Algorithm::Crc32),
+                true,
+                AnnouncedObject { composite: Some(false), ..Default::default() },
+            ),
+        ];
+        for (algorithm, composite, announced) in rows {
+            let all = parts(&[(1, 5 * MIB), (2, 7)], algorithm);
+            let created = |algorithm| created_with(algorithm, composite);
+            let upload = algorithm.map_or_else(UploadRecord::default, created);
+            let made = assemble(&upload, &all, &named(&all), &announced);
+            assert!(matches!(made, Err(StoreError::InvalidRequest { .. })), "{announced:?}");
+        }
+        let all = parts(&[(1, 5 * MIB), (2, 7)], Some(Algorithm::Crc32));
+        let right = AnnouncedObject {
+            composite: Some(false),
+            size: Some(5 * MIB + 7),
+            ..AnnouncedObject::default()
+        };
+        let upload = created_with(Algorithm::Crc32, false);
+        assert!(assemble(&upload, &all, &named(&all), &right).is_ok());
     }
 }

@@ -91,7 +91,8 @@ impl Engine {
             return Err(StoreError::InvalidRange { size });
         }
         let length = Some(read.range.end - read.range.start);
-        self.part_put(PutPart { length, ..put }, digested(read.body, algorithm)).await
+        let put = PutPart { length, checksum: algorithm, ..put };
+        self.part_put(put, digested(read.body, algorithm)).await
     }
 
     /// The source of a copy: one operation's bytes, pinned, under the copy-source conditions.

@@ -89,6 +89,12 @@ pub enum StoreError {
         /// What is wrong, and with what.
         message: String,
     },
+    /// S3: InvalidRequest: what the request says contradicts what is there.
+    #[error("invalid request: {message}")]
+    InvalidRequest {
+        /// What contradicts what.
+        message: String,
+    },
     /// S3: KeyTooLongError.
     #[error("key is longer than 1024 bytes")]
     KeyTooLong,
@@ -186,6 +192,7 @@ impl StoreError {
             | Self::ConditionalConflict => ErrorClass::Conflict,
             Self::IsDeleteMarker
             | Self::InvalidArgument { .. }
+            | Self::InvalidRequest { .. }
             | Self::KeyTooLong
             | Self::EntityTooLarge
             | Self::PartTooSmall { .. }

@@ -170,9 +170,10 @@ impl Engine {
         let (key, upload) = (&put.key, put.upload);
         let find = |stamp| async move {
             let at = UploadAt::new(stamp, key, upload);
-            self.visible_upload(at.clone()).await.map(|_| at)
+            self.visible_upload(at.clone()).await.map(|state| (at, state))
         };
-        let at = self.with_bucket(&put.bucket, find).await?;
+        let (at, state) = self.with_bucket(&put.bucket, find).await?;
+        check_kind(&state.record, put.checksum)?;
         let register = at.part(put.number);
         let set = self.set_for(&register);
         let received = set.receive(at.stamp, &register, operation, body, put.length).await?;
@@ -353,6 +354,21 @@ pub(crate) fn check_number(number: u16) -> Result<(), StoreError> {
         return Ok(());
     }
     Err(invalid(format!("part number {number}; 1 to {}", limits::PARTS_MAX)))
+}
+
+/// A part whose checksum is of another kind than the upload's could not become part of the whole's: said
+/// here rather than when all parts are there. An upload without a kind takes parts of any.
+fn check_kind(upload: &UploadRecord, sent: Option<Algorithm>) -> Result<(), StoreError> {
+    match (upload.checksum_algorithm.as_deref(), sent) {
+        (Some(expected), Some(sent)) if sent.name() != expected => {
+            let sent = sent.name();
+            let message = format!(
+                "the upload was created with checksum {expected}, the part came with {sent}"
+            );
+            Err(StoreError::InvalidRequest { message })
+        }
+        _ => Ok(()),
+    }
 }
 
 fn invalid(message: String) -> StoreError {

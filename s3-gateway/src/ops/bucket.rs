@@ -6,7 +6,7 @@ use s3s::{S3Request, S3Response, S3Result, dto::*};
 use crate::{
     auth::is_bucket_name,
     convert::timestamp,
-    error::{invalid, s3_error},
+    error::{invalid, not_implemented, s3_error},
     s3::Gateway,
 };
 
@@ -24,8 +24,18 @@ pub(crate) async fn create(
     if !is_bucket_name(&input.bucket) {
         return Err(invalid("InvalidBucketName", "the bucket name is not valid in S3"));
     }
-    let location = input
-        .create_bucket_configuration
+    if is_reserved(&input.bucket) {
+        let message = "the bucket's name begins or ends with what S3 keeps for itself";
+        return Err(invalid("InvalidBucketName", message));
+    }
+    let configuration = input.create_bucket_configuration;
+    if configuration
+        .as_ref()
+        .is_some_and(|asked| asked.bucket.is_some() || asked.location.is_some())
+    {
+        return Err(not_implemented("directory buckets"));
+    }
+    let location = configuration
         .and_then(|configuration| configuration.location_constraint)
         .map(|location| location.as_str().to_owned())
         .unwrap_or_default();
@@ -40,6 +50,14 @@ pub(crate) async fn create(
     }
     let location = Some(format!("/{}", input.bucket));
     Ok(S3Response::new(CreateBucketOutput { location }))
+}
+
+/// S3 user guide, "Bucket naming rules": beginnings and ends by which S3 tells aliases and other kinds of
+/// buckets.
+fn is_reserved(name: &str) -> bool {
+    let starts = ["xn--", "sthree-", "amzn-s3-demo-"];
+    let ends = ["-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3"];
+    starts.iter().any(|start| name.starts_with(start)) || ends.iter().any(|end| name.ends_with(end))
 }
 
 pub(crate) async fn head(
@@ -93,6 +111,11 @@ pub(crate) async fn list(
         creation_date: Some(timestamp(bucket.created_micros)),
         name: Some(bucket.name),
     });
+    // A page may be short, as with S3; the token says whether more follow.
+    let wanted = |bucket: &Bucket| {
+        input.bucket_region.is_none() || bucket.bucket_region == input.bucket_region
+    };
+    let buckets = buckets.filter(wanted);
     Ok(S3Response::new(ListBucketsOutput {
         buckets: Some(buckets.collect()),
         continuation_token: page.next,

@@ -5,27 +5,27 @@ use holdfast_engine::{StoreError, api};
 use s3s::{S3Request, S3Response, S3Result, dto::*};
 
 use crate::{
-    attributes,
-    convert::{
-        checksum_type, conditions, etag, etag_condition, set_checksum, timestamp, version,
-        version_header,
-    },
+    attributes, conditions,
+    convert::{checksum_type, etag, set_checksum, timestamp, version, version_header},
     digests,
     error::{invalid, not_implemented, s3_error},
     s3::Gateway,
+    told::Told,
 };
 
 pub(crate) async fn copy(
     gateway: &Gateway,
     request: S3Request<CopyObjectInput>,
 ) -> S3Result<S3Response<CopyObjectOutput>> {
+    let told = Told::of(&request);
+    let (of_source, of_target) = (conditions::of_source(&told)?, conditions::of_write(&told)?);
+    let attributes = attributes::from_request(&told, request.input.metadata.clone());
     let input = request.input;
     let mut source = source(&input.copy_source)?;
+    check_tagging(input.tagging_directive.as_ref())?;
     let replace = match input.metadata_directive.as_ref().map(MetadataDirective::as_str) {
         None | Some(MetadataDirective::COPY) => None,
-        Some(MetadataDirective::REPLACE) => {
-            Some(attributes::from_request(&request.headers, input.metadata)?)
-        }
+        Some(MetadataDirective::REPLACE) => Some(attributes?),
         Some(_) => {
             return Err(invalid("InvalidArgument", "metadata directive is COPY or REPLACE"));
         }
@@ -38,19 +38,14 @@ pub(crate) async fn copy(
              another key",
         ));
     }
-    source.conditions = conditions(
-        input.copy_source_if_match,
-        input.copy_source_if_none_match,
-        input.copy_source_if_modified_since,
-        input.copy_source_if_unmodified_since,
-    );
+    source.conditions = of_source;
     let checksum = digests::asked(&request.headers)?;
     let copy = api::CopyObject {
         source,
         bucket: input.bucket,
         key: Bytes::from(input.key),
         replace,
-        conditions: target_conditions(&request.headers)?,
+        conditions: of_target,
         checksum_algorithm: checksum.map(|algorithm| algorithm.name().to_owned()),
     };
     let info = gateway.store.copy_object(copy).await.map_err(source_error)?;
@@ -92,17 +87,10 @@ pub(crate) fn source_error(error: StoreError) -> s3s::S3Error {
     })
 }
 
-/// This version of s3s does not know the conditions on a copy's target.
-fn target_conditions(headers: &http::HeaderMap) -> S3Result<api::Conditions> {
-    let parse = |name: &str| -> S3Result<Option<api::EtagCondition>> {
-        let Some(value) = headers.get(name) else { return Ok(None) };
-        let condition = ETagCondition::parse_http_header(value.as_bytes())
-            .map_err(|_| invalid("InvalidArgument", format!("header {name} is no entity tag")))?;
-        Ok(etag_condition(Some(condition)))
-    };
-    Ok(api::Conditions {
-        if_match: parse("if-match")?,
-        if_none_match: parse("if-none-match")?,
-        ..Default::default()
-    })
+/// No object has tags, so that both directives come to the same.
+fn check_tagging(directive: Option<&TaggingDirective>) -> S3Result<()> {
+    match directive.map(TaggingDirective::as_str) {
+        None | Some(TaggingDirective::COPY | TaggingDirective::REPLACE) => Ok(()),
+        Some(_) => Err(invalid("InvalidArgument", "tagging directive is COPY or REPLACE")),
+    }
 }

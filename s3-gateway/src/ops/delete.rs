@@ -6,21 +6,22 @@ use holdfast_types::limits::PAGE_KEYS_MAX;
 use s3s::{S3Error, S3Request, S3Response, S3Result, dto::*};
 
 use crate::{
-    convert::{etag_condition, version, version_header},
+    conditions,
+    convert::{version, version_header},
     error::{invalid, not_implemented, s3_error},
     s3::Gateway,
+    told::Told,
 };
 
 pub(crate) async fn one(
     gateway: &Gateway,
     request: S3Request<DeleteObjectInput>,
 ) -> S3Result<S3Response<DeleteObjectOutput>> {
+    let conditions = conditions::of_write(&Told::of(&request))?;
     let input = request.input;
     if input.if_match_size.is_some() || input.if_match_last_modified_time.is_some() {
         return Err(not_implemented("deleting on condition of size or time"));
     }
-    let conditions =
-        api::Conditions { if_match: etag_condition(input.if_match), ..Default::default() };
     let key = Bytes::from(input.key);
     let version = version(input.version_id.as_deref())?;
     let delete = api::DeleteKey { key, version, conditions };

@@ -7,7 +7,7 @@ use holdfast_types::limits::PAGE_KEYS_MAX;
 use s3s::{S3Request, S3Response, S3Result, dto::*};
 
 use crate::{
-    convert::{KeyText, checksum_type, etag, timestamp},
+    convert::{KeyText, checksum_type, etag, timestamp, version},
     error::{invalid, s3_error},
     s3::Gateway,
 };
@@ -217,6 +217,8 @@ pub(crate) async fn versions(
         let message = "a version-id marker cannot be specified without a key marker";
         return Err(invalid("InvalidArgument", message));
     }
+    // Of a key's versions `null` is the last one, so that any other goes on where it does.
+    version(version_marker.as_deref())?;
     let page = asked.page(gateway, Bytes::from(key_marker.clone())).await?;
     let owner = gateway.owner();
     let versions = page.objects.iter().map(|object| asked.version(object, &owner));

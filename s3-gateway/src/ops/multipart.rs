@@ -10,14 +10,15 @@ use holdfast_types::limits::{PAGE_KEYS_MAX, PARTS_MAX};
 use s3s::{S3Request, S3Response, S3Result, dto::*};
 
 use crate::{
-    attributes,
+    attributes, conditions,
     convert::{
-        KeyText, any_checksum, checksum_type, etag, etag_condition, part_number, set_checksum,
-        timestamp, upload_id, version_header,
+        KeyText, any_checksum, checksum_type, etag, part_number, set_checksum, timestamp,
+        upload_id, version_header,
     },
     digests,
     error::{invalid, s3_error},
     s3::Gateway,
+    told::Told,
 };
 
 pub(crate) async fn create(
@@ -25,12 +26,14 @@ pub(crate) async fn create(
     request: S3Request<CreateMultipartUploadInput>,
 ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
     let algorithm = digests::asked(&request.headers)?;
+    let told = Told::of(&request);
+    let attributes = attributes::from_request(&told, request.input.metadata.clone())?;
     let input = request.input;
     let composite = composite(algorithm, input.checksum_type.as_ref())?;
     let create = api::CreateUpload {
         bucket: input.bucket.clone(),
         key: Bytes::from(input.key.clone()),
-        attributes: attributes::from_request(&request.headers, input.metadata)?,
+        attributes,
         checksum_algorithm: algorithm.map(|algorithm| algorithm.name().to_owned()),
         checksum_composite: composite,
     };
@@ -55,13 +58,8 @@ fn composite(algorithm: Option<Algorithm>, kind: Option<&ChecksumType>) -> S3Res
             )),
         };
     };
-    let composite = match kind.map(ChecksumType::as_str) {
-        // S3: CRC64NVME is of the full object, all others are composite unless told otherwise.
-        None => algorithm != Algorithm::Crc64Nvme,
-        Some(ChecksumType::COMPOSITE) => true,
-        Some(ChecksumType::FULL_OBJECT) => false,
-        Some(_) => return Err(invalid("InvalidRequest", "unknown checksum type")),
-    };
+    // S3: CRC64NVME is of the full object, all others are composite unless told otherwise.
+    let composite = kind.map_or(Ok(algorithm != Algorithm::Crc64Nvme), is_composite)?;
     if algorithm.allows(composite) {
         return Ok(composite);
     }
@@ -74,6 +72,22 @@ fn composite(algorithm: Option<Algorithm>, kind: Option<&ChecksumType>) -> S3Res
     Err(invalid("InvalidRequest", message))
 }
 
+fn is_composite(kind: &ChecksumType) -> S3Result<bool> {
+    match kind.as_str() {
+        ChecksumType::COMPOSITE => Ok(true),
+        ChecksumType::FULL_OBJECT => Ok(false),
+        _ => Err(invalid("InvalidRequest", "x-amz-checksum-type is COMPOSITE or FULL_OBJECT")),
+    }
+}
+
+/// S3: `x-amz-mp-object-size`, by which a client is refused whose parts make another object than it
+/// thinks. Read here because s3s takes the digits and passes over what is behind them.
+fn announced_size(headers: &http::HeaderMap) -> S3Result<Option<u64>> {
+    let Some(value) = headers.get("x-amz-mp-object-size") else { return Ok(None) };
+    let size = value.to_str().ok().and_then(|text| text.trim().parse().ok());
+    size.map(Some).ok_or_else(|| invalid("InvalidArgument", "x-amz-mp-object-size is no number"))
+}
+
 pub(crate) fn shown_type(upload: &UploadInfo) -> Option<ChecksumType> {
     upload.checksum_algorithm.as_ref().map(|_| checksum_type(upload.checksum_composite))
 }
@@ -82,8 +96,14 @@ pub(crate) async fn complete(
     gateway: &Gateway,
     request: S3Request<CompleteMultipartUploadInput>,
 ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
+    let conditions = conditions::of_write(&Told::of(&request))?;
     let input = request.input;
     let upload = upload_id(&input.upload_id)?;
+    let announced = api::AnnouncedObject {
+        checksum: any_checksum!(input),
+        composite: input.checksum_type.as_ref().map(is_composite).transpose()?,
+        size: announced_size(&request.headers)?,
+    };
     let listed = input.multipart_upload.and_then(|upload| upload.parts).unwrap_or_default();
     let parts = completed(listed)?;
     let complete = api::CompleteUpload {
@@ -91,12 +111,8 @@ pub(crate) async fn complete(
         key: Bytes::from(input.key.clone()),
         upload,
         parts,
-        conditions: api::Conditions {
-            if_match: etag_condition(input.if_match),
-            if_none_match: etag_condition(input.if_none_match),
-            ..Default::default()
-        },
-        checksum: any_checksum!(input),
+        conditions,
+        announced,
     };
     let info = gateway.store.complete_upload(complete).await.map_err(s3_error)?;
     let host = request.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
@@ -124,7 +140,8 @@ fn completed(listed: Vec<CompletedPart>) -> S3Result<Vec<api::CompletedPart>> {
         let (Some(number), Some(tag)) = (number, part.e_tag) else {
             return Err(invalid("MalformedXML", "every part has a PartNumber and an ETag"));
         };
-        Ok(api::CompletedPart { number, etag: tag.into_value(), checksum: any_checksum!(part) })
+        let checksum = any_checksum!(part);
+        Ok(api::CompletedPart { number, etag: tag.into_value(), checksum })
     });
     let mut parts = parts.collect::<S3Result<Vec<_>>>()?;
     if !parts.is_sorted_by_key(|part| part.number) {

@@ -10,11 +10,13 @@ use s3s::{S3Request, S3Response, S3Result, dto::*};
 
 use crate::{
     body::UploadBody,
-    convert::{conditions, etag, part_number, set_checksum, timestamp, upload_id},
+    conditions,
+    convert::{etag, part_number, set_checksum, timestamp, upload_id},
     digests::{Announced, ChecksumSource},
     error::{invalid, s3_error},
     ops::{copy::source, copy::source_error, multipart::shown_type, put::check_length},
     s3::Gateway,
+    told::{self, Told},
 };
 
 pub(crate) async fn upload(
@@ -23,13 +25,15 @@ pub(crate) async fn upload(
 ) -> S3Result<S3Response<UploadPartOutput>> {
     let mut announced = Announced::from_headers(&request.headers)?;
     check_length(&announced)?;
+    let trailers = told::trailers(&request);
     let input = request.input;
-    let put = api::PutPart {
+    let mut put = api::PutPart {
         bucket: input.bucket,
         key: Bytes::from(input.key),
         upload: upload_id(&input.upload_id)?,
         number: part_number(input.part_number)?,
         length: announced.length,
+        checksum: None,
     };
     if announced.checksum.is_none() {
         // A part without a checksum would leave the whole without one.
@@ -39,7 +43,8 @@ pub(crate) async fn upload(
             .and_then(|name| Algorithm::by_name(&name))
             .map(|algorithm| (algorithm, ChecksumSource::Computed));
     }
-    let body = UploadBody::new(input.body, request.trailing_headers, announced);
+    put.checksum = announced.checksum.as_ref().map(|(algorithm, _)| *algorithm);
+    let body = UploadBody::new(input.body, trailers, announced);
     let part = gateway.store.put_part(put, Box::pin(body)).await.map_err(s3_error)?.part;
     let mut output = UploadPartOutput { e_tag: Some(etag(&part.etag)), ..Default::default() };
     set_checksum!(output, &part.checksum);
@@ -50,21 +55,17 @@ pub(crate) async fn copy(
     gateway: &Gateway,
     request: S3Request<UploadPartCopyInput>,
 ) -> S3Result<S3Response<UploadPartCopyOutput>> {
+    let conditions = conditions::of_source(&Told::of(&request))?;
     let input = request.input;
     let mut source = source(&input.copy_source)?;
-    source.conditions = conditions(
-        input.copy_source_if_match,
-        input.copy_source_if_none_match,
-        input.copy_source_if_modified_since,
-        input.copy_source_if_unmodified_since,
-    );
+    source.conditions = conditions;
     source.wanted = input.copy_source_range.as_deref().map_or(Ok(Wanted::Whole), copied_range)?;
     let put = api::PutPart {
         bucket: input.bucket,
         key: Bytes::from(input.key),
         upload: upload_id(&input.upload_id)?,
         number: part_number(input.part_number)?,
-        length: None,
+        ..Default::default()
     };
     let part = gateway.store.copy_part(source, put).await.map_err(source_error)?;
     let mut result = CopyPartResult {

@@ -8,10 +8,12 @@ use s3s::{S3Request, S3Response, S3Result, dto::*};
 use crate::{
     attributes,
     body::UploadBody,
-    convert::{checksum_type, etag, etag_condition, set_checksum, version_header},
+    conditions,
+    convert::{checksum_type, etag, set_checksum, version_header},
     digests::Announced,
     error::{coded, s3_error},
     s3::Gateway,
+    told::{self, Told},
 };
 
 pub(crate) async fn put(
@@ -20,19 +22,19 @@ pub(crate) async fn put(
 ) -> S3Result<S3Response<PutObjectOutput>> {
     let announced = Announced::from_headers(&request.headers)?;
     check_length(&announced)?;
+    let told = Told::of(&request);
+    let conditions = conditions::of_write(&told)?;
+    let attributes = attributes::from_request(&told, request.input.metadata.clone())?;
+    let trailers = told::trailers(&request);
     let input = request.input;
     let put = api::PutObject {
         bucket: input.bucket,
         key: Bytes::from(input.key),
-        attributes: attributes::from_request(&request.headers, input.metadata)?,
-        conditions: api::Conditions {
-            if_match: etag_condition(input.if_match),
-            if_none_match: etag_condition(input.if_none_match),
-            ..Default::default()
-        },
+        attributes,
+        conditions,
         length: announced.length,
     };
-    let body = UploadBody::new(input.body, request.trailing_headers, announced);
+    let body = UploadBody::new(input.body, trailers, announced);
     let info = gateway.store.put_object(put, Box::pin(body)).await.map_err(s3_error)?;
     let mut output = PutObjectOutput {
         e_tag: Some(etag(&info.meta.etag)),

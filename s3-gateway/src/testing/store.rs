@@ -222,7 +222,14 @@ impl ObjectStore for MemoryStore {
     }
 
     async fn put_part(&self, put: PutPart, body: BoxBody) -> Result<PartInfo, StoreError> {
-        self.upload(&put.bucket, &put.key, put.upload).await?;
+        let upload = self.upload(&put.bucket, &put.key, put.upload).await?;
+        let (of_upload, sent) = (upload.checksum_algorithm, put.checksum);
+        if let (Some(expected), Some(sent)) = (of_upload, sent.map(checksum::Algorithm::name))
+            && expected != sent
+        {
+            let message = format!("the upload wants {expected}, the part came with {sent}");
+            return Err(StoreError::InvalidRequest { message });
+        }
         let (body, _, digest) = drain(body).await?;
         self.keep_part(&put, body, digest)
     }

@@ -101,11 +101,17 @@ impl MemoryStore {
                 return Ok(answer.clone());
             }
             let upload = bucket.upload(&complete.key, complete.upload)?;
+            check_kind(&upload.info, &complete.announced)?;
             let (parts, body) = named_parts(upload, &complete)?;
-            let checksum = whole_checksum(upload, &parts, complete.checksum.as_deref())?;
+            let size: u64 = parts.iter().map(|part| part.size).sum();
+            if complete.announced.size.is_some_and(|announced| announced != size) {
+                return Err(contradiction("another size was announced"));
+            }
+            let value = complete.announced.checksum.as_ref().map(|sum| sum.value.as_str());
+            let checksum = whole_checksum(upload, &parts, value)?;
             let etag = multipart_etag(parts.iter().map(|part| part.etag.as_str()));
             let meta = ObjectMeta {
-                size: parts.iter().map(|part| part.size).sum(),
+                size,
                 etag: etag.unwrap_or_default(),
                 modified_micros,
                 headers: upload.info.attributes.headers.clone(),
@@ -124,6 +130,24 @@ impl MemoryStore {
     }
 }
 
+fn contradiction(message: &str) -> StoreError {
+    StoreError::InvalidRequest { message: message.to_owned() }
+}
+
+fn check_kind(upload: &UploadInfo, announced: &AnnouncedObject) -> Result<(), StoreError> {
+    let kind = announced.checksum.as_ref().map(|sum| sum.algorithm.name());
+    if kind.is_some() && kind != upload.checksum_algorithm.as_deref() {
+        return Err(contradiction("a checksum of another kind was announced"));
+    }
+    let composite = upload.checksum_algorithm.as_ref().map(|_| upload.checksum_composite);
+    match announced.composite {
+        Some(announced) if Some(announced) != composite => {
+            Err(contradiction("another checksum type was announced"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The parts that a client names, when they are what it thinks they are.
 fn named_parts(
     upload: &Upload,
@@ -134,8 +158,12 @@ fn named_parts(
         let number = named.number;
         let invalid = StoreError::InvalidPart { number };
         let Some(part) = upload.parts.get(&number) else { return Err(invalid) };
-        let stored = part.meta.checksum.as_ref().map(|checksum| &checksum.value);
-        let differs = named.checksum.as_ref().is_some_and(|value| Some(value) != stored);
+        let stored = part.meta.checksum.as_ref();
+        let stored = stored.map(|sum| (sum.algorithm.as_str(), &sum.value));
+        let differs = named
+            .checksum
+            .as_ref()
+            .is_some_and(|sum| Some((sum.algorithm.name(), &sum.value)) != stored);
         if part.meta.etag != named.etag || differs {
             return Err(invalid);
         }

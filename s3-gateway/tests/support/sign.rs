@@ -71,8 +71,12 @@ fn canonical(
 ) -> (String, String) {
     let mut headers = headers.to_vec();
     headers.sort();
+    // Spaces in a row count as one.
+    let folded = |value: &str| {
+        value.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+    };
     let lines: String =
-        headers.iter().map(|(name, value)| format!("{name}:{}\n", value.trim())).collect();
+        headers.iter().map(|(name, value)| format!("{name}:{}\n", folded(value))).collect();
     let names = headers.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(";");
     let path = canonical_path(&call.path);
     let text = format!("{}\n{path}\n{query}\n{lines}\n{names}\n{payload}", call.method);

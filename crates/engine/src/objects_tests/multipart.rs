@@ -10,9 +10,10 @@ use super::{body, down, pattern, read_whole, two_engines, with_bucket};
 use crate::{
     Engine, StoreError,
     api::{
-        CompleteUpload, CompletedPart, Conditions, CreateUpload, EtagCondition, GetObject,
-        ListUploads, ObjectStore, PutPart, UploadInfo, Wanted,
+        AnnouncedObject, CompleteUpload, CompletedPart, Conditions, CreateUpload, EtagCondition,
+        GetObject, ListUploads, NamedChecksum, ObjectStore, PutPart, UploadInfo, Wanted,
     },
+    checksum::Algorithm,
     scan::OpenOnes,
     upload_record::{SETTLE_AFTER_MICROS, UploadPhase},
     uploads::UploadAt,
@@ -41,6 +42,7 @@ pub(super) async fn part(
         upload: upload.upload,
         number,
         length: Some(bytes.len() as u64),
+        checksum: None,
     };
     let info = engine.put_part(put, body(bytes)).await?;
     Ok(CompletedPart { number, etag: info.part.etag, checksum: None })
@@ -417,4 +419,45 @@ async fn looking_at_an_object_heals_what_it_shows() {
     engine.work_off(slot.node).await;
     let healed = engine.locate("b", b"big").await.unwrap();
     assert!(missing(&healed).is_empty(), "{healed:?}");
+}
+
+/// Goal: what a client announces and what comes must not contradict, and a completion refused for that
+/// leaves the upload as it was. Method: a part and a completion of another checksum, a wrong size, then
+/// the right one.
+#[tokio::test(start_paused = true)]
+async fn contradictions_are_refused_and_the_upload_stays_open() {
+    let (engine, _nodes) = with_bucket().await;
+    let with_sums = CreateUpload {
+        bucket: "b".to_owned(),
+        key: Bytes::from_static(b"big"),
+        checksum_algorithm: Some("SHA1".to_owned()),
+        checksum_composite: true,
+        ..CreateUpload::default()
+    };
+    let summed = engine.create_upload(with_sums).await.unwrap();
+    let put = PutPart {
+        bucket: "b".to_owned(),
+        key: summed.key.clone(),
+        upload: summed.upload,
+        number: 1,
+        length: Some(7),
+        checksum: Some(Algorithm::Crc32),
+    };
+    let other = engine.put_part(put, body(pattern(1, 7))).await;
+    assert!(matches!(other, Err(StoreError::InvalidRequest { .. })), "{other:?}");
+
+    let plain = create(&engine, "plain").await;
+    let named = vec![part(&engine, &plain, 1, pattern(1, 7)).await.unwrap()];
+    let sum = NamedChecksum { algorithm: Algorithm::Crc32, value: "AAAAAA==".to_owned() };
+    for announced in [
+        AnnouncedObject { size: Some(8), ..AnnouncedObject::default() },
+        AnnouncedObject { checksum: Some(sum), ..AnnouncedObject::default() },
+    ] {
+        let wrong = CompleteUpload { announced, ..completion(&plain, named.clone()) };
+        let refused = engine.complete_upload(wrong).await;
+        assert!(matches!(refused, Err(StoreError::InvalidRequest { .. })), "{refused:?}");
+    }
+    let announced = AnnouncedObject { size: Some(7), ..AnnouncedObject::default() };
+    let right = CompleteUpload { announced, ..completion(&plain, named) };
+    assert_eq!(engine.complete_upload(right).await.unwrap().meta.size, 7);
 }
