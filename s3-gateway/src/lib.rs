@@ -23,6 +23,7 @@
 //! | `plain` | verification of XML bodies, which s3s reads by itself |
 //! | `attributes`, `convert` | headers, metadata and other values |
 //! | `error`, `response` | S3 codes and messages; request ids |
+//! | `refusals` | what was answered 503, in the log |
 //! | `testing` | an in-memory store, behind the feature `testing` |
 
 pub mod admin;
@@ -41,6 +42,7 @@ mod patience;
 mod plain;
 mod ranges;
 mod reframe;
+mod refusals;
 mod response;
 mod s3;
 mod service;

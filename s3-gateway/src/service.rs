@@ -14,7 +14,7 @@ use s3s::{
     dto::StreamingBlob,
     service::{S3Service, S3ServiceBuilder},
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::Instrument;
 
 use crate::{
@@ -27,6 +27,7 @@ use crate::{
     plain::{Refusal, VerifiedBody},
     ranges::{Routes, Verified},
     reframe::Reframed,
+    refusals::Refusals,
     response::{self, GatewayBody, Origin},
     s3::Gateway,
 };
@@ -55,6 +56,7 @@ struct Inner {
     admission: Arc<Semaphore>,
     unmeasured: Semaphore,
     random: Arc<dyn Random>,
+    refusals: Arc<Refusals>,
     owner: String,
 }
 
@@ -86,6 +88,7 @@ pub fn service(store: Arc<dyn ObjectStore>, config: GatewayConfig) -> GatewaySer
         admission: Arc::new(Semaphore::new(config.requests_max)),
         unmeasured: Semaphore::new(UNMEASURED_MAX),
         random: config.random,
+        refusals: Refusals::new(config.clock),
         owner,
     };
     GatewayService { inner: Arc::new(inner) }
@@ -97,29 +100,27 @@ impl GatewayService {
     where
         B: Into<s3s::Body>,
     {
-        let (mut parts, body) = request.into_parts();
-        let origin = Origin {
+        let (parts, body) = request.into_parts();
+        let origin = Arc::new(Origin {
             request_id: format!("{:016X}", self.inner.random.next_u64()),
             method: parts.method.clone(),
             path: parts.uri.path().to_owned(),
+        });
+        // Before anything is refused or waited for: that belongs to the request, too.
+        let span = self.span(&parts, &origin);
+        let answering = self.admitted(parts, body.into()).instrument(span.clone());
+        let answered = self.inner.refusals.watch(&origin, answering).await;
+        let (answer, permit) = match answered {
+            Ok((answer, permit)) => (answer, Some(permit)),
+            Err(error) => (response::of_error(error), None),
         };
-        let refuse = |error| {
-            let answer = response::finish(&origin, response::of_error(error));
-            answer.map(|body| GatewayBody::new(body, None))
-        };
-        if let Err(error) = edge::check(&mut parts, &self.inner.owner) {
-            return refuse(error);
-        }
-        let mut body = body.into();
-        if has_no_length(&parts)
-            && let Err(error) = self.measure(&mut parts, &mut body).await
-        {
-            return refuse(error);
-        }
-        let Ok(permit) = Arc::clone(&self.inner.admission).try_acquire_owned() else {
-            return refuse(overloaded("too many requests in flight on this node"));
-        };
-        let span = holdfast_trace::root(
+        span.record("http.response.status_code", answer.status().as_u16());
+        response::finish(&origin, answer).map(|body| GatewayBody::new(body, permit).traced(span))
+    }
+
+    /// The span of a request; none when it is not traced.
+    fn span(&self, parts: &Parts, origin: &Origin) -> tracing::Span {
+        holdfast_trace::root(
             &parts.headers,
             || self.inner.random.next_u64(),
             || {
@@ -133,11 +134,25 @@ impl GatewayService {
                     request.id = origin.request_id,
                 )
             },
-        );
-        let answer = self.answer(parts, body).instrument(span.clone()).await;
-        span.record("http.response.status_code", answer.status().as_u16());
-        response::finish(&origin, answer)
-            .map(|body| GatewayBody::new(body, Some(permit)).traced(span))
+        )
+    }
+
+    /// What a request is answered, once it is let in.
+    ///
+    /// # Errors
+    /// Why it is not.
+    async fn admitted(
+        &self,
+        mut parts: Parts,
+        mut body: s3s::Body,
+    ) -> S3Result<(Response<s3s::Body>, OwnedSemaphorePermit)> {
+        edge::check(&mut parts, &self.inner.owner)?;
+        if has_no_length(&parts) {
+            self.measure(&mut parts, &mut body).await?;
+        }
+        let permit = Arc::clone(&self.inner.admission).try_acquire_owned();
+        let permit = permit.map_err(|_| overloaded("too many requests in flight on this node"))?;
+        Ok((self.answer(parts, body).await, permit))
     }
 
     async fn answer(&self, parts: Parts, body: s3s::Body) -> Response<s3s::Body> {
