@@ -4,7 +4,7 @@ use holdfast_engine::StoreError;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use s3s::{S3Error, S3ErrorCode};
 
-use crate::convert;
+use crate::{convert, refusals};
 
 /// The S3 code and status of `error`.
 #[must_use]
@@ -68,6 +68,7 @@ fn message_of(error: &StoreError) -> String {
 
 /// The answer for `error`.
 pub(crate) fn s3_error(error: StoreError) -> S3Error {
+    refusals::note(&error);
     let (code, status) = code_of(&error);
     let mut answer = coded(code, status, message_of(&error));
     let mut headers = HeaderMap::new();

@@ -24,6 +24,7 @@
 //! | `plain`, `elements` | verification of XML bodies, which s3s reads by itself |
 //! | `attributes`, `convert` | headers, metadata and other values |
 //! | `error`, `response` | S3 codes and messages; request ids |
+//! | `refusals` | what was answered 503, in the log |
 //! | `testing` | an in-memory store, behind the feature `testing` |
 
 mod accepted;
@@ -45,6 +46,7 @@ mod ops;
 mod patience;
 mod plain;
 mod reframe;
+mod refusals;
 mod response;
 mod s3;
 mod service;

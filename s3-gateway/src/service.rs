@@ -14,7 +14,7 @@ use s3s::{
     dto::StreamingBlob,
     service::{S3Service, S3ServiceBuilder},
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::Instrument;
 
 use crate::{
@@ -27,6 +27,7 @@ use crate::{
     patience::{Patient, SILENCE_MAX, SILENT},
     plain::{Refusal, VerifiedBody},
     reframe::Reframed,
+    refusals::Refusals,
     response::{self, GatewayBody, Origin},
     s3::Gateway,
     told::{Routes, Verified},
@@ -57,6 +58,7 @@ struct Inner {
     unmeasured: Semaphore,
     lingering: Arc<Semaphore>,
     random: Arc<dyn Random>,
+    refusals: Arc<Refusals>,
     owner: String,
 }
 
@@ -91,6 +93,7 @@ pub fn service(store: Arc<dyn ObjectStore>, config: GatewayConfig) -> GatewaySer
         unmeasured: Semaphore::new(UNMEASURED_MAX),
         lingering: Arc::new(Semaphore::new(lingering::AT_ONCE_MAX)),
         random: config.random,
+        refusals: Refusals::new(config.clock),
         owner,
     };
     GatewayService { inner: Arc::new(inner) }
@@ -102,34 +105,37 @@ impl GatewayService {
     where
         B: Into<s3s::Body>,
     {
-        let (mut parts, body) = request.into_parts();
-        let origin = Origin {
+        let (parts, body) = request.into_parts();
+        let origin = Arc::new(Origin {
             request_id: format!("{:016X}", self.inner.random.next_u64()),
             method: parts.method.clone(),
             path: parts.uri.path().to_owned(),
+        });
+        // Before anything is refused or waited for: that belongs to the request, too.
+        let span = self.span(&parts, &origin);
+        let body = self.patient(&parts, body.into());
+        let answering = self.admitted(parts, body).instrument(span.clone());
+        let answered = self.inner.refusals.watch(&origin, answering).await;
+        let (answer, permit) = match answered {
+            Ok((answer, permit)) => (answer, Some(permit)),
+            Err(error) => (response::of_error(error), None),
         };
-        let refuse = |error| {
-            let answer = response::finish(&origin, response::of_error(error));
-            answer.map(|body| GatewayBody::new(body, None))
-        };
-        let mut body = body.into();
-        if has_body(&parts.method) {
-            let body_of = std::mem::take(&mut body);
-            let lingering = Lingering::new(body_of, &parts.headers, &self.inner.lingering);
-            body = StreamingBlob::new(Patient::new(lingering)).into();
+        span.record("http.response.status_code", answer.status().as_u16());
+        response::finish(&origin, answer).map(|body| GatewayBody::new(body, permit).traced(span))
+    }
+
+    /// A body that is not waited for without end, and not cut off under a client that is still sending.
+    fn patient(&self, parts: &Parts, body: s3s::Body) -> s3s::Body {
+        if !has_body(&parts.method) {
+            return body;
         }
-        if let Err(error) = edge::check(&mut parts, &self.inner.owner) {
-            return refuse(error);
-        }
-        if has_no_length(&parts)
-            && let Err(error) = self.measure(&mut parts, &mut body).await
-        {
-            return refuse(error);
-        }
-        let Ok(permit) = Arc::clone(&self.inner.admission).try_acquire_owned() else {
-            return refuse(overloaded("too many requests in flight on this node"));
-        };
-        let span = holdfast_trace::root(
+        let lingering = Lingering::new(body, &parts.headers, &self.inner.lingering);
+        StreamingBlob::new(Patient::new(lingering)).into()
+    }
+
+    /// The span of a request; none when it is not traced.
+    fn span(&self, parts: &Parts, origin: &Origin) -> tracing::Span {
+        holdfast_trace::root(
             &parts.headers,
             || self.inner.random.next_u64(),
             || {
@@ -143,11 +149,25 @@ impl GatewayService {
                     request.id = origin.request_id,
                 )
             },
-        );
-        let answer = self.answer(parts, body).instrument(span.clone()).await;
-        span.record("http.response.status_code", answer.status().as_u16());
-        response::finish(&origin, answer)
-            .map(|body| GatewayBody::new(body, Some(permit)).traced(span))
+        )
+    }
+
+    /// What a request is answered, once it is let in.
+    ///
+    /// # Errors
+    /// Why it is not.
+    async fn admitted(
+        &self,
+        mut parts: Parts,
+        mut body: s3s::Body,
+    ) -> S3Result<(Response<s3s::Body>, OwnedSemaphorePermit)> {
+        edge::check(&mut parts, &self.inner.owner)?;
+        if has_no_length(&parts) {
+            self.measure(&mut parts, &mut body).await?;
+        }
+        let permit = Arc::clone(&self.inner.admission).try_acquire_owned();
+        let permit = permit.map_err(|_| overloaded("too many requests in flight on this node"))?;
+        Ok((self.answer(parts, body).await, permit))
     }
 
     async fn answer(&self, parts: Parts, body: s3s::Body) -> Response<s3s::Body> {

@@ -11,8 +11,8 @@ use holdfast_drive::{
 use holdfast_placement::{Layout, SetLayout};
 use holdfast_register::HolderMask;
 use holdfast_types::{
-    Ballot, BallotClock, BucketStamp, DriveId, Geometry, HybridTime, Keyspace, NodeIndex,
-    OperationId, Quorum, RegisterKey, SetEpoch, SetIndex,
+    Ballot, BallotClock, BucketStamp, DriveId, ErrorClass, Geometry, HybridTime, Keyspace,
+    NodeIndex, OperationId, Quorum, RegisterKey, SetEpoch, SetIndex,
     codec::CodecError,
     limits,
     seam::{Clock, Random},
@@ -306,10 +306,16 @@ pub(crate) fn name_after(name: &[u8]) -> Bytes {
     next.into()
 }
 
-/// What a drive's failure says to a person.
+/// What a drive's failure says to a person: how it failed, and why.
 pub(crate) fn describe(error: &DriveError) -> String {
     match error {
-        DriveError::Refused { refusal, .. } => refusal.to_string(),
-        DriveError::Failed { message, .. } => message.clone(),
+        DriveError::Refused { refusal, .. } => format!("refused: {refusal}"),
+        DriveError::Failed { class, message, .. } => match class {
+            ErrorClass::Unavailable => format!("down: {message}"),
+            ErrorClass::TimedOut => format!("timed out: {message}"),
+            ErrorClass::Full => format!("full: {message}"),
+            ErrorClass::Overloaded => format!("overloaded: {message}"),
+            _ => message.clone(),
+        },
     }
 }

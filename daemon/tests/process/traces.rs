@@ -104,6 +104,18 @@ fn start(dir: &Path, ports: [u16; 2], n: usize, env: &[(&str, &str)]) -> Node {
     Node::start_with_env(dir, ports[n], &args, env)
 }
 
+/// The status that the span of a trace's request says it was answered with.
+fn answered(spans: &Spans, trace: u128) -> Option<i64> {
+    let spans = spans.lock().expect("no panic while it is held");
+    let ours = |span: &&Span| span.trace_id == trace.to_be_bytes();
+    let root = spans.values().map(|(_, span)| span).find(ours)?;
+    let status = root.attributes.iter().find(|it| it.key == "http.response.status_code")?;
+    match status.value.as_ref()?.value.as_ref()? {
+        Value::IntValue(status) => Some(*status),
+        other => panic!("a status is a number, not {other:?}"),
+    }
+}
+
 /// Waits until the trace has one of these paths.
 fn wait_for_one(spans: &Spans, trace: u128, wanted: &[&str]) {
     let started = Instant::now();
@@ -177,6 +189,12 @@ fn a_request_is_one_tree_over_both_nodes() {
     let remote = "client > GET > fabric.call > *fabric.serve > node.call > shard.read";
     wait_for_one(&spans, 5, &[local, remote]);
 
+    // What is refused before it is routed is a request, too.
+    let (status, _) = client.request_with("GET", "/first?torrent", b"", &header(7));
+    assert_eq!(status, 501);
+    wait_for(&spans, 7, &["client > GET"]);
+    assert_eq!(answered(&spans, 7), Some(501));
+
     let before = spans.lock().expect("held").len();
     let silent = header(6).replace("-01\r\n", "-00\r\n");
     let (status, _) = client.request_with("GET", "/first/small", b"", &silent);
@@ -186,7 +204,7 @@ fn a_request_is_one_tree_over_both_nodes() {
     }
     assert!(paths(&spans, 6).is_empty());
     let spans = spans.lock().expect("held");
-    let known = [1_u128, 2, 3, 4, 5].map(u128::to_be_bytes);
+    let known = [1_u128, 2, 3, 4, 5, 7].map(u128::to_be_bytes);
     let strangers: Vec<_> =
         spans.values().filter(|(_, span)| !known.iter().any(|id| span.trace_id == id)).collect();
     assert!(strangers.is_empty(), "background work is not traced: {strangers:#?} of {before}");
