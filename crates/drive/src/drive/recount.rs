@@ -237,7 +237,10 @@ impl Drive {
             drive = %self.id(), blocks, registers, repairs, shards, used_bytes, ?before,
             "all that is held was counted anew: blocks that nothing names are free"
         );
-        self.background.recount.leaked = Some((batch, leaked));
+        let waits = self.background.recount.leaked.take();
+        let mut runs = waits.map(|(_, runs)| runs).unwrap_or_default();
+        runs.extend(leaked);
+        self.background.recount.leaked = Some((batch, runs));
         Ok(true)
     }
 
