@@ -10,6 +10,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -24,6 +25,12 @@ const OUTER_PER_DRIVE: u64 = DRIVE_BYTES + (64 << 20);
 
 /// Ranges of each image that are written back before a cut, at most.
 const RANGES_MAX: usize = 12;
+
+/// Unmounting is tried so often, with this pause: 20 seconds for a busy machine.
+const UNMOUNT_TRIES: u32 = 100;
+
+/// See [`UNMOUNT_TRIES`].
+const UNMOUNT_PAUSE: Duration = Duration::from_millis(200);
 
 /// The kernel writes dirty pages back after this long by itself: never, while the rig stands.
 const WRITEBACK: &str = "/proc/sys/vm/dirty_writeback_centisecs";
@@ -126,12 +133,7 @@ impl Rig {
     fn detach(&mut self) -> Result<()> {
         let mut failed = None;
         while let Some(folder) = self.mounted.pop() {
-            let done = run("umount", &[&text(&folder)]);
-            let done = done.or_else(|_| {
-                // A process that was killed may still be on its way out.
-                std::thread::sleep(std::time::Duration::from_millis(200));
-                run("umount", &[&text(&folder)])
-            });
+            let done = unmount(&text(&folder));
             failed = failed.or(done.err());
             if let Some(device) = self.loops.pop() {
                 failed = failed.or(run("losetup", &["--detach", &device]).err());
@@ -190,6 +192,19 @@ impl Drop for Rig {
             let _ = fs::write(WRITEBACK, before.trim());
         }
     }
+}
+
+/// Unmounts a folder. Threads of a process that was killed may hold its files for a while after it is gone.
+fn unmount(folder: &str) -> Result<()> {
+    let mut tries = 1;
+    while let Err(error) = run("umount", &[folder]) {
+        if tries == UNMOUNT_TRIES {
+            return Err(error);
+        }
+        tries += 1;
+        std::thread::sleep(UNMOUNT_PAUSE);
+    }
+    Ok(())
 }
 
 fn text(path: &Path) -> String {

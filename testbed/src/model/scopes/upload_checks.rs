@@ -104,17 +104,7 @@ async fn client(of: Coordinator, log: Log, plans: Vec<Plan>) {
                     log.borrow_mut().completions.insert(operation, Some(parts));
                 }
             }
-            Plan::Abort => {
-                let others = std::mem::replace(&mut log.borrow_mut().aborting, true);
-                let told = of.abort().await;
-                of.say(|| format!("abort: {told:?}"));
-                let is_ended = others || !log.borrow().completions.is_empty();
-                log.borrow().judge_gone(&of, &told, is_ended);
-                if told.is_ok() {
-                    log.borrow_mut().aborted = true;
-                    of.free_all().await;
-                }
-            }
+            Plan::Abort => abort(&of, &log).await,
             Plan::Put => {
                 log.borrow_mut().objects.insert(operation, begun);
                 if of.put(operation).await.is_ok() {
@@ -141,6 +131,18 @@ async fn client(of: Coordinator, log: Log, plans: Vec<Plan>) {
                 of.say(|| format!("swept: {swept:?}"));
             }
         }
+    }
+}
+
+async fn abort(of: &Coordinator, log: &Log) {
+    let others = std::mem::replace(&mut log.borrow_mut().aborting, true);
+    let told = of.abort().await;
+    of.say(|| format!("abort: {told:?}"));
+    let is_ended = others || !log.borrow().completions.is_empty();
+    log.borrow().judge_gone(of, &told, is_ended);
+    if told.is_ok() {
+        log.borrow_mut().aborted = true;
+        of.free_all().await;
     }
 }
 
