@@ -111,7 +111,8 @@ fn signed_headers(headers: &HeaderMap, query: &[Pair<'_>]) -> S3Result<Vec<Strin
     if version_2 || value(query, "Signature").is_some() {
         return Err(invalid(
             "InvalidRequest",
-            "signatures of version 2 are not supported: use AWS4-HMAC-SHA256",
+            "signatures of version 2 are not supported: use AWS4-HMAC-SHA256; for presigned URLs of boto3 \
+             and aws-cli in us-east-1 set signature_version = s3v4",
         ));
     }
     let (credential, names) = match (authorization, presigned) {

@@ -92,7 +92,9 @@ async fn other_ways_in_are_closed() {
 
     let old = http::Request::get("/bkt").header("authorization", "AWS root-user:c2ln");
     let old = old.header("date", "Tue, 14 Nov 2023 22:13:20 GMT").body(Default::default());
-    harness.exchange(old.unwrap()).await.refused(400, "InvalidRequest");
+    let old = harness.exchange(old.unwrap()).await;
+    old.refused(400, "InvalidRequest");
+    assert!(old.tag("Message").contains("s3v4"), "the cure is named: {}", old.text());
 
     let form = Call::new("POST", "/bkt").header("content-type", "multipart/form-data; boundary=x");
     form.send(&harness).await.refused(501, "NotImplemented");

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use holdfast_engine::{StoreError, api};
+use holdfast_types::limits::PART_BYTES_MAX;
 use s3s::{S3Request, S3Response, S3Result, dto::*};
 
 use crate::{
@@ -77,11 +78,19 @@ pub(crate) fn source(source: &CopySource) -> S3Result<api::GetObject> {
     })
 }
 
-/// S3 answers every failed condition on a copy's source with 412.
+/// S3 answers every failed condition on a copy's source with 412, and a source that is too large for one
+/// request otherwise than a body: here is none.
 pub(crate) fn source_error(error: StoreError) -> s3s::S3Error {
     s3_error(match error {
         StoreError::NotModified { .. } => {
             StoreError::PreconditionFailed { condition: "x-amz-copy-source-if-none-match" }
+        }
+        StoreError::EntityTooLarge => {
+            let message = format!(
+                "the copy source is larger than one request may copy, {PART_BYTES_MAX} bytes: copy it in \
+                 parts"
+            );
+            StoreError::InvalidRequest { message }
         }
         other => other,
     })
@@ -92,5 +101,21 @@ fn check_tagging(directive: Option<&TaggingDirective>) -> S3Result<()> {
     match directive.map(TaggingDirective::as_str) {
         None | Some(TaggingDirective::COPY | TaggingDirective::REPLACE) => Ok(()),
         Some(_) => Err(invalid("InvalidArgument", "tagging directive is COPY or REPLACE")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: what is wrong with a source is said of the source. The story: a copy of 5.4 GB was told that
+    /// its body is too large. Method: the errors that mean another thing for a body.
+    #[test]
+    fn errors_of_sources_speak_of_sources() {
+        let large = source_error(StoreError::EntityTooLarge);
+        assert_eq!(large.code().as_str(), "InvalidRequest");
+        assert!(large.message().is_some_and(|text| text.contains("copy source")), "{large:?}");
+        let unmodified = StoreError::NotModified { etag: "e".to_owned(), modified_micros: 1 };
+        assert_eq!(source_error(unmodified).code().as_str(), "PreconditionFailed");
     }
 }
