@@ -209,6 +209,18 @@ where
         self.next_within(bytes_max, Some(STREAM_IDLE)).await
     }
 
+    /// As [`Self::next`], of a stream that may be silent for `silence` between messages.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub async fn next_after(
+        &mut self,
+        bytes_max: usize,
+        silence: Duration,
+    ) -> Result<Option<Pieces>, Status> {
+        self.next_within(bytes_max, Some(silence)).await
+    }
+
     /// As [`Self::next`], of a stream that may be silent for as long as it likes between messages. May
     /// be dropped and called again: what came is kept.
     ///
@@ -299,6 +311,7 @@ fn malformed(what: &str) -> Status {
 
 #[cfg(test)]
 mod tests {
+    use futures::StreamExt as _;
     use holdfast_proto::v1;
     use http_body_util::StreamBody;
 
@@ -311,6 +324,31 @@ mod tests {
         let pieces: Vec<_> = bytes.chunks(step).map(Bytes::copy_from_slice).collect();
         let frames = pieces.into_iter().map(|piece| Ok::<_, Status>(Frame::data(piece)));
         MessageReader::new(StreamBody::new(futures::stream::iter(frames)))
+    }
+
+    /// Goal: who waits for a client's bytes may be silent between messages, and not within one. Method: a message, a pause, and
+    /// another that breaks off, with time that passes by itself.
+    #[tokio::test(start_paused = true)]
+    async fn silence_between_messages_is_borne_where_it_is_expected() {
+        let message = message_frame(&v1::UploadMessage { target: 3, ..Default::default() });
+        let pause = 4 * STREAM_IDLE;
+        let pieces = |pieces: [(Duration, Bytes); 3]| {
+            let sent = futures::stream::iter(pieces).then(|(pause, piece)| async move {
+                tokio::time::sleep(pause).await;
+                Ok::<_, Status>(Frame::data(piece))
+            });
+            MessageReader::new(StreamBody::new(Box::pin(sent)))
+        };
+        let none = Duration::ZERO;
+        let (begun, rest) = (message.slice(..6), message.slice(6..));
+        let sent = [(none, message.clone()), (pause, begun), (pause, rest)];
+        let mut impatient = pieces(sent.clone());
+        assert!(impatient.next(1 << 20).await.unwrap().is_some());
+        assert!(impatient.next(1 << 20).await.is_err());
+        let mut patient = pieces(sent);
+        assert!(patient.next_after(1 << 20, 2 * pause).await.unwrap().is_some());
+        let broken = patient.next_after(1 << 20, 2 * pause).await.unwrap_err();
+        assert!(broken.message().contains("no progress"), "{broken}");
     }
 
     /// Goal: heads written by hand are what prost would write, and messages come out however the

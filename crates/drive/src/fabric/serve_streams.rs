@@ -14,7 +14,7 @@ use super::{
     fault::{malformed, refusal, status_of},
     frame::{MessageReader, Outgoing, QueueBody, blocks_head, message_frame, trailers},
     host::Host,
-    settings::{MESSAGE_BYTES_MAX, MESSAGES_IN_FLIGHT, STREAM_IDLE},
+    settings::{MESSAGE_BYTES_MAX, MESSAGES_IN_FLIGHT, STREAM_IDLE, UPLOAD_SILENCE},
     wire,
 };
 use crate::node::{BlockStream, ShardUpload};
@@ -66,7 +66,7 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     loop {
-        let Some(message) = messages.next(MESSAGE_BYTES_MAX).await? else {
+        let Some(message) = messages.next_after(MESSAGE_BYTES_MAX, UPLOAD_SILENCE).await? else {
             return Err(refusal(ErrorClass::Invalid, "the upload ended before it was finished"));
         };
         let message = read::<v1::UploadMessage>(message)?;

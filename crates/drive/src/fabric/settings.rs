@@ -64,6 +64,10 @@ pub const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// Progress deadline of a bulk stream.
 pub const STREAM_IDLE: Duration = Duration::from_micros(limits::STREAM_IDLE_MICROS);
 
+/// An upload may bring no stripe for this long: a client that sends slowly takes its time, and the gateway sees to one that is
+/// silent. A peer that is gone is known by its connection.
+pub const UPLOAD_SILENCE: Duration = Duration::from_secs(3600);
+
 /// Calls that a node works on for its peers at one time; more are refused as overloaded.
 pub const CALLS_MAX: usize = 4096;
 
