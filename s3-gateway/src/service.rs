@@ -120,7 +120,8 @@ impl GatewayService {
             Ok((answer, permit)) => (answer, Some(permit)),
             Err(error) => (response::of_error(error), None),
         };
-        span.record("http.response.status_code", answer.status().as_u16());
+        // Signed: an unsigned number leaves for collectors as a text.
+        span.record("http.response.status_code", i64::from(answer.status().as_u16()));
         response::finish(&origin, answer).map(|body| GatewayBody::new(body, permit).traced(span))
     }
 

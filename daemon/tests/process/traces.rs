@@ -191,9 +191,9 @@ fn a_request_is_one_tree_over_both_nodes() {
 
     // What is refused before it is routed is a request, too.
     let (status, _) = client.request_with("GET", "/first?torrent", b"", &header(7));
-    assert_eq!(status, 501);
+    assert_eq!(status, 403);
     wait_for(&spans, 7, &["client > GET"]);
-    assert_eq!(answered(&spans, 7), Some(501));
+    assert_eq!(answered(&spans, 7), Some(403));
 
     let before = spans.lock().expect("held").len();
     let silent = header(6).replace("-01\r\n", "-00\r\n");
