@@ -82,24 +82,32 @@ fn four_nodes_form_once_and_serve_without_one() {
     let back = Client::new(nodes[2].as_ref().expect("started").address);
     assert!(back.request("GET", "/first/without", b"") == (200, large));
     assert_eq!(identities(dir.path()), formatted, "drives are formatted once");
+    readiness_follows_the_drives(dir.path(), &ports, &mut nodes, &at_gateway);
+}
 
-    // Who cannot reach the drives that writes need is no place to send clients to, until it can again.
+/// Who cannot reach the drives that writes need is no place to send clients to, until it can again.
+fn readiness_follows_the_drives(
+    dir: &Path,
+    ports: &[u16],
+    nodes: &mut [Option<Node>],
+    at_gateway: &Client,
+) {
     let survivor = Client::new(nodes[3].as_ref().expect("it runs").address);
     let becomes = |ready: u16| {
         let began = Instant::now();
         let of = |at: &Client| at.request("GET", "/_health/ready", b"").0;
-        while [of(&at_gateway), of(&survivor)] != [ready; 2] {
+        while [of(at_gateway), of(&survivor)] != [ready; 2] {
             assert!(began.elapsed() < Duration::from_secs(60), "readiness should be {ready}");
             std::thread::sleep(Duration::from_millis(100));
         }
     };
     becomes(200);
-    let mut away: Vec<_> =
-        nodes[..3].iter_mut().map(|node| node.take().expect("it runs")).collect();
-    away.drain(..).for_each(Node::kill);
+    nodes[..3].iter_mut().for_each(|node| node.take().expect("it runs").kill());
     becomes(503);
-    let mut back: Vec<_> = (0..3).map(|n| start(dir.path(), &ports, n, &[])).collect();
-    back.iter_mut().for_each(|node| {
+    for (n, node) in nodes[..3].iter_mut().enumerate() {
+        *node = Some(start(dir, ports, n, &[]));
+    }
+    nodes[..3].iter_mut().flatten().for_each(|node| {
         node.wait_ready();
     });
     becomes(200);
