@@ -6,16 +6,14 @@
 use std::sync::Arc;
 
 use futures::{StreamExt, stream};
-use holdfast_drive::api::{DriveReply, DriveRequest, MemberRequest, Restock, ShardSource};
+use holdfast_drive::api::{DriveReply, ShardSource};
 use holdfast_register::{HolderMask, ShardStatus};
-use holdfast_types::{
-    BucketStamp, Entry, OperationId, PartRef, RegisterKey, ShardIndex, VersionId,
-};
+use holdfast_types::{BucketStamp, Entry, OperationId, RegisterKey, VersionId};
 
 use crate::{
     error::StoreError,
     read::{Question, check_scope},
-    round::Calls,
+    restore::Body,
     set::{Route, SetHandle, SetShared},
 };
 
@@ -69,28 +67,18 @@ impl SetHandle {
         let route = set.route(key)?;
         let question =
             Question { scope, route: route.clone(), version: Some(version), inline: false };
-        let mut calls = Calls::default();
-        let all = (0..set.n()).map(|shard| (shard, question.request(set)));
-        set.send(&route, 0, all.collect(), &mut calls);
+        let views = set.views(&question).await?;
+        let silent = set.n() - views.len() as u8;
         let (mut holders, mut whole) = (HolderMask::default(), HolderMask::default());
-        let (mut silent, mut entry) = (set.n(), None);
-        for (shard, result) in calls.all().await {
-            match result {
-                Ok(DriveReply::View { view, .. }) => {
-                    silent -= 1;
-                    let register = view.registers.get(&version);
-                    let Some(held) = register.and_then(|r| r.of_operation(operation)) else {
-                        continue;
-                    };
-                    holders = holders.with(shard);
-                    if held.is_whole() {
-                        whole = whole.with(shard);
-                    }
-                    entry.get_or_insert_with(|| held.entry.clone());
-                }
-                Ok(_) => {}
-                Err(error) => check_scope(&error)?,
+        let mut entry = None;
+        for (shard, view) in &views {
+            let register = view.registers.get(&version);
+            let Some(held) = register.and_then(|r| r.of_operation(operation)) else { continue };
+            holders = holders.with(*shard);
+            if held.is_whole() {
+                whole = whole.with(*shard);
             }
+            entry.get_or_insert_with(|| held.entry.clone());
         }
         let full = HolderMask::full(set.n());
         let mut census = Census { whole: full, held: holders.count(), silent, good: 0, need: 0 };
@@ -118,10 +106,9 @@ impl SetShared {
         let parts = entry.parts.iter().filter(|part| part.geometry.has_data());
         let questions: Vec<_> = parts
             .map(|part| {
-                let request = |shard: u8| {
-                    let restock = self.ask_part((scope, route, version), part, shard);
-                    (route.slots[usize::from(shard)], restock)
-                };
+                let body = Body::of_part(version, part);
+                let request =
+                    |shard| self.restock_request((scope, route, shard), &body, ShardSource::Held);
                 (part.geometry.data_shards, holders.iter().map(request).collect::<Vec<_>>())
             })
             .collect();
@@ -149,24 +136,6 @@ impl SetShared {
         }
         census.silent = self.n() - told.count();
         Ok(())
-    }
-
-    /// Whether the drive of `shard` has its shard of a part.
-    fn ask_part(
-        &self,
-        (scope, route, version): (BucketStamp, &Route, VersionId),
-        part: &PartRef,
-        shard: u8,
-    ) -> DriveRequest {
-        DriveRequest::Member(MemberRequest::Restock(Restock {
-            scope: self.scope(scope),
-            key: route.key.clone(),
-            version,
-            operation: part.operation,
-            geometry: part.geometry,
-            shard: ShardIndex(shard),
-            source: ShardSource::Held,
-        }))
     }
 }
 

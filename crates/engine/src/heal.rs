@@ -184,17 +184,8 @@ impl Engine {
         let route = shared.route(&chore.key)?;
         let version = Some(chore.version);
         let question = Question { scope, route: route.clone(), version, inline: false };
-        let mut calls = Calls::default();
-        let all = (0..shared.n()).map(|shard| (shard, question.request(shared)));
-        shared.send(&route, 0, all.collect(), &mut calls);
-        let mut views = Vec::new();
-        for (_, result) in calls.all().await {
-            match result {
-                Ok(DriveReply::View { view, .. }) => views.push(view),
-                Ok(_) => {}
-                Err(error) => check_scope(&error)?,
-            }
-        }
+        let views = shared.views(&question).await?;
+        let views: Vec<KeyView> = views.into_iter().map(|(_, view)| view).collect();
         let full = HolderMask::full(shared.n());
         let Some(ballot) = purgeable(&views, full, chore.version, chore.operation) else {
             return Ok(Worked::Later);

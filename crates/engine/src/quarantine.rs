@@ -22,8 +22,8 @@ use holdfast_types::{
 use parking_lot::Mutex;
 
 use crate::{
-    bucket_record::BucketRecord, engine::Engine, error::StoreError, read::Question, set::SetHandle,
-    workers::stamp_of,
+    bucket_record::BucketRecord, census::Census, engine::Engine, error::StoreError, read::Question,
+    set::SetHandle, workers::stamp_of,
 };
 
 /// Versions on record at one node. What is beyond it is counted, and entered when there is room: their repair records, on
@@ -58,6 +58,18 @@ pub(crate) struct Entry {
     pub(crate) good: u8,
     pub(crate) need: u8,
     pub(crate) why: String,
+}
+
+impl Entry {
+    /// A version that is short as counted.
+    pub(crate) const fn new(
+        operation: OperationId,
+        since_micros: u64,
+        census: &Census,
+        why: String,
+    ) -> Self {
+        Self { operation, since_micros, good: census.good, need: census.need, why }
+    }
 }
 
 /// What came of another try.
@@ -215,13 +227,8 @@ impl Engine {
         let counted = set.census(scope, key, version, operation).await;
         let Ok(census) = counted else { return };
         if census.is_lost() {
-            let entry = Entry {
-                operation,
-                since_micros: self.clock.wall_micros(),
-                good: census.good,
-                need: census.need,
-                why: error.to_string(),
-            };
+            let now = self.clock.wall_micros();
+            let entry = Entry::new(operation, now, &census, error.to_string());
             self.quarantine.enter(key.clone(), version, entry);
         }
     }
@@ -312,11 +319,10 @@ impl Engine {
         if after.whole == full {
             return Ok(Retried::Whole);
         }
-        let (good, need, silent) = (after.good, after.need, after.silent);
+        let Census { good, need, silent, .. } = after;
         let why = brought.err().map_or_else(String::new, |error| format!("; {error}"));
         let why = format!("{good} good shards of the {need} it needs, {silent} drives silent{why}");
-        let since_micros = entry.since_micros;
-        let now = Entry { operation: entry.operation, since_micros, good, need, why: why.clone() };
+        let now = Entry::new(entry.operation, entry.since_micros, &after, why.clone());
         self.quarantine.enter(key.clone(), version, now);
         Ok(Retried::Short(why))
     }

@@ -13,8 +13,8 @@ use std::{sync::Arc, time::Duration};
 
 use holdfast_drive::api::{self, DriveError, DriveReply, DriveRequest, InlineShard};
 use holdfast_register::{
-    Answer, Basis, Candidate, Drives, Failure, HolderMask, Judgement, Machine, Reach, Read,
-    Refusal, Seen, Target, judge_latest,
+    Answer, Basis, Candidate, Drives, Failure, HolderMask, Judgement, KeyView, Machine, Reach,
+    Read, Refusal, Seen, Target, judge_latest,
 };
 use holdfast_types::{BucketStamp, RegisterKey, VersionId};
 
@@ -107,20 +107,30 @@ impl SetShared {
         route: &Route,
     ) -> Result<Judgement, StoreError> {
         let question = Question { scope, route: route.clone(), version: None, inline: false };
+        let mut answers = vec![Answer::None; usize::from(self.n())];
+        for (shard, view) in self.views(&question).await? {
+            answers[usize::from(shard)] = Answer::View(view);
+        }
+        Ok(judge_latest(Basis::Reads, self.quorum, &answers))
+    }
+
+    /// What each drive that answers shows, by shard. All of them are waited for.
+    pub(crate) async fn views(
+        self: &Arc<Self>,
+        question: &Question,
+    ) -> Result<Vec<(u8, KeyView)>, StoreError> {
         let mut calls = Calls::default();
         let all = (0..self.n()).map(|shard| (shard, question.request(self)));
-        self.send(route, 0, all.collect(), &mut calls);
-        let mut answers = vec![Answer::None; usize::from(self.n())];
+        self.send(&question.route, 0, all.collect(), &mut calls);
+        let mut views = Vec::new();
         for (shard, result) in calls.all().await {
             match result {
-                Ok(DriveReply::View { view, .. }) => {
-                    answers[usize::from(shard)] = Answer::View(view);
-                }
+                Ok(DriveReply::View { view, .. }) => views.push((shard, view)),
                 Ok(_) => {}
                 Err(error) => check_scope(&error)?,
             }
         }
-        Ok(judge_latest(Basis::Reads, self.quorum, &answers))
+        Ok(views)
     }
 
     async fn ask(

@@ -326,21 +326,20 @@ impl Rebuild {
                 Pass::All => batch.into_iter().filter(|c| c.is_lacking(self.slot)).collect(),
                 Pass::Proof => batch,
             };
-            let work = stream::iter(due).map(|compared| async move {
+            let shown = due.into_iter().map(|c| (comparison.is_shown(&c), c)).collect::<Vec<_>>();
+            let work = stream::iter(shown).map(|(is_shown, compared)| async move {
                 let mended = match compared.is_lacking(self.slot) {
                     true => self.mend(&compared).await,
                     false => Ok(Mended::Whole(0)),
+                };
+                let mended = match mended {
+                    Err(error) if is_shown => self.judge_failed(&compared, error).await,
+                    mended => mended,
                 };
                 (compared, mended)
             });
             let mut work = Box::pin(work.buffer_unordered(AT_ONCE));
             while let Some((compared, mended)) = work.next().await {
-                let mended = match mended {
-                    Err(error) if comparison.is_shown(&compared) => {
-                        self.judge_failed(&compared, error).await
-                    }
-                    mended => mended,
-                };
                 self.tell(pass, &comparison, &compared, mended, tally);
             }
             self.note(|view| view.seen += seen);
@@ -411,13 +410,8 @@ impl Rebuild {
         let key = told(&compared.key);
         let why = format!("too few shards are left to restore it: {error}");
         if let Some(head) = compared.head().filter(|_| pass == Pass::Proof) {
-            let entry = Entry {
-                operation: head.operation,
-                since_micros: self.engine.clock.wall_micros(),
-                good: census.good,
-                need: census.need,
-                why: why.clone(),
-            };
+            let now = self.engine.clock.wall_micros();
+            let entry = Entry::new(head.operation, now, census, why.clone());
             self.engine.quarantine.enter(compared.key.clone(), compared.version, entry);
         }
         self.note(|view| {

@@ -33,8 +33,7 @@ impl SetShared {
         let (begun, mut failed) = (self.clock.monotonic_micros(), None);
         // The last first: an index shows whether the first ones are there (`drive::drive::member`).
         for part in candidate.entry.parts.iter().rev().filter(|part| part.geometry.has_data()) {
-            let version = candidate.version;
-            let body = Body { version, operation: part.operation, geometry: part.geometry };
+            let body = Body::of_part(candidate.version, part);
             match self.restock_part((scope, route, shard), &body).await {
                 Ok(()) => {}
                 Err(error) if error.class() == ErrorClass::Outdated => return Err(error),
@@ -69,10 +68,29 @@ impl SetShared {
 
     async fn restock_one(
         self: &Arc<Self>,
-        (scope, route, shard): (BucketStamp, &Route, u8),
+        question: (BucketStamp, &Route, u8),
         body: &Body,
         source: ShardSource,
     ) -> Result<ShardStatus, StoreError> {
+        let request = self.restock_request(question, body, source);
+        match self.ask_slots(vec![request]).await.into_iter().next() {
+            Some((_, Ok(DriveReply::Accepted(status)))) => Ok(status),
+            Some((slot, Err(error))) => {
+                check_scope(&error)?;
+                Err(self.below_quorum(1, 0, &[(slot, describe(&error))]))
+            }
+            _ => Err(StoreError::Internal { message: "restock: unexpected reply".to_owned() }),
+        }
+    }
+
+    /// A part's shard for the drive of `shard`, with its slot; with [`ShardSource::Held`] the question whether it
+    /// has it.
+    pub(crate) fn restock_request(
+        &self,
+        (scope, route, shard): (BucketStamp, &Route, u8),
+        body: &Body,
+        source: ShardSource,
+    ) -> (usize, DriveRequest) {
         let restock = Restock {
             scope: self.scope(scope),
             key: route.key.clone(),
@@ -82,15 +100,6 @@ impl SetShared {
             shard: ShardIndex(shard),
             source,
         };
-        let request = DriveRequest::Member(MemberRequest::Restock(restock));
-        let slot = route.slots[usize::from(shard)];
-        match self.ask_slots(vec![(slot, request)]).await.into_iter().next() {
-            Some((_, Ok(DriveReply::Accepted(status)))) => Ok(status),
-            Some((slot, Err(error))) => {
-                check_scope(&error)?;
-                Err(self.below_quorum(1, 0, &[(slot, describe(&error))]))
-            }
-            _ => Err(StoreError::Internal { message: "restock: unexpected reply".to_owned() }),
-        }
+        (route.slots[usize::from(shard)], DriveRequest::Member(MemberRequest::Restock(restock)))
     }
 }

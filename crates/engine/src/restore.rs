@@ -10,7 +10,7 @@ use holdfast_drive::{
 };
 use holdfast_erasure::{restore_payload, seal_owned};
 use holdfast_types::{
-    BucketStamp, Entry, Geometry, OperationId, ShardIndex, VersionId,
+    BucketStamp, Entry, Geometry, OperationId, PartRef, ShardIndex, VersionId,
     sabotage::{Bug, planted},
 };
 
@@ -41,6 +41,13 @@ pub(crate) struct Body {
     pub(crate) version: VersionId,
     pub(crate) operation: OperationId,
     pub(crate) geometry: Geometry,
+}
+
+impl Body {
+    /// That of a part, which an entry of `version` names.
+    pub(crate) const fn of_part(version: VersionId, part: &PartRef) -> Self {
+        Self { version, operation: part.operation, geometry: part.geometry }
+    }
 }
 
 impl SetShared {
