@@ -18,21 +18,29 @@ const MICROS: u64 = 1_000_000;
 
 /// Of a read.
 pub(crate) fn of_read(told: &Told<'_>) -> S3Result<Conditions> {
-    Ok(Conditions {
-        if_match: tags(told, "if-match")?,
-        if_none_match: tags(told, "if-none-match")?,
-        if_modified_since: date(told, "if-modified-since"),
-        if_unmodified_since: date(told, "if-unmodified-since"),
-    })
+    four(told, ["if-match", "if-none-match", "if-modified-since", "if-unmodified-since"])
 }
 
 /// Of a copy's source.
 pub(crate) fn of_source(told: &Told<'_>) -> S3Result<Conditions> {
+    four(
+        told,
+        [
+            "x-amz-copy-source-if-match",
+            "x-amz-copy-source-if-none-match",
+            "x-amz-copy-source-if-modified-since",
+            "x-amz-copy-source-if-unmodified-since",
+        ],
+    )
+}
+
+fn four(told: &Told<'_>, names: [&str; 4]) -> S3Result<Conditions> {
+    let [matches, none_match, modified, unmodified] = names;
     Ok(Conditions {
-        if_match: tags(told, "x-amz-copy-source-if-match")?,
-        if_none_match: tags(told, "x-amz-copy-source-if-none-match")?,
-        if_modified_since: date(told, "x-amz-copy-source-if-modified-since"),
-        if_unmodified_since: date(told, "x-amz-copy-source-if-unmodified-since"),
+        if_match: tags(told, matches)?,
+        if_none_match: tags(told, none_match)?,
+        if_modified_since: date(told, modified),
+        if_unmodified_since: date(told, unmodified),
     })
 }
 
