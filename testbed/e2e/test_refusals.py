@@ -1,5 +1,5 @@
 """What is refused is told: to clients that are still sending, and to operators who start a node wrongly."""
-import http.client, os, shutil, signal, ssl, subprocess, time, urllib.parse
+import http.client, os, shutil, signal, ssl, time, urllib.parse
 
 import pytest
 
@@ -32,10 +32,6 @@ def test_a_client_that_is_still_sending_hears_the_refusal(checked, size):
     cluster, _ = checked
     answers = [put_unasked(cluster.endpoints[0], cluster.facts["ca"], size) for _ in range(10)]
     assert answers == [(403, True, 200)] * 10
-
-
-def lines(text, level):
-    return [line for line in text.splitlines() if level in line]
 
 
 def test_volumes_that_cannot_be_are_refused_in_one_line(folder):

@@ -34,6 +34,59 @@ def flip(path, at):
         os.fsync(file.fileno())
 
 
+def put_all(s3, bucket, bodies):
+    """Puts all, then an eighth of them again with other bytes, which `bodies` has afterwards."""
+    def put(key):
+        s3.put_object(Bucket=bucket, Key=key, Body=bodies[key])
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(put, bodies))
+        again = [key for n, key in enumerate(bodies) if n % 8 == 0]
+        bodies |= {key: os.urandom(1500) for key in again}
+        list(pool.map(put, again))
+
+
+def put_in_parts(s3, bucket, key, pieces):
+    upload, parts = s3.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"], []
+    for number, piece in enumerate(pieces, 1):
+        part = s3.upload_part(Bucket=bucket, Key=key, UploadId=upload, PartNumber=number, Body=piece)
+        parts.append({"PartNumber": number, "ETag": part["ETag"]})
+    s3.complete_multipart_upload(Bucket=bucket, Key=key, UploadId=upload, MultipartUpload={"Parts": parts})
+
+
+def delete_some(s3, bucket, bodies):
+    """Deletes an eighth, those that were not put again, and takes them out of `bodies`."""
+    gone = [key for n, key in enumerate(bodies) if n % 8 == 1]
+    s3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": key} for key in gone]})
+    for key in gone:
+        del bodies[key]
+
+
+def rot_runs(cluster, harmed, places_of):
+    """Flips bytes in the runs of drives, where `places_of` its runs says, and has every drive read over; the nodes' logs."""
+    for node, drive in harmed:
+        # What a drive holds goes into a run when its node ends.
+        cluster.fault("stop-node", str(node))
+        runs = sorted((pathlib.Path(cluster.facts["nodes"][node - 1]["drives"][drive - 1]) / "runs").glob("*.run"))
+        assert runs, "no run to rot"
+        for run, at in places_of(runs):
+            flip(run, at)
+        cluster.fault("start-node", str(node))
+    cluster.adminctl("scrub", "rate", str(256 << 20))
+    cluster.adminctl("scrub", "start")
+    return [pathlib.Path(cluster.dir) / f"node{node}" / "log" for node, _ in harmed]
+
+
+def assert_served_everywhere(cluster, bucket, bodies):
+    """Every node lists what is there, and nothing else, and serves each byte of it."""
+    for node in (1, 2, 3, 4):
+        s3 = cluster.s3(node)
+        assert listed(s3, bucket) == sorted(bodies), node
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            found = pool.map(lambda key: digest(s3.get_object(Bucket=bucket, Key=key)["Body"].read()), bodies)
+            assert list(found) == [digest(body) for body in bodies.values()], node
+
+
 def test_rot_is_served_around_and_healed(cluster):
     """The first data shard of each object rots; every node serves it right; the drive has a whole copy again."""
     s3 = cluster.s3(1)
@@ -70,12 +123,8 @@ def test_rot_in_a_part_of_an_object_heals(cluster):
     """One shard of each part of a completed object rots; every node serves it right; whole copies come back."""
     s3 = cluster.s3(1)
     s3.create_bucket(Bucket="parts")
-    upload = s3.create_multipart_upload(Bucket="parts", Key="multi")["UploadId"]
-    bodies, parts = [os.urandom(5 << 20), os.urandom(5 << 20), os.urandom(INLINE)], []
-    for number, body in enumerate(bodies, 1):
-        part = s3.upload_part(Bucket="parts", Key="multi", UploadId=upload, PartNumber=number, Body=body)
-        parts.append({"PartNumber": number, "ETag": part["ETag"]})
-    s3.complete_multipart_upload(Bucket="parts", Key="multi", UploadId=upload, MultipartUpload={"Parts": parts})
+    bodies = [os.urandom(5 << 20), os.urandom(5 << 20), os.urandom(INLINE)]
+    put_in_parts(s3, "parts", "multi", bodies)
     time.sleep(8)  # the parts' own registers are freed soon after the completion
     drives = [pathlib.Path(path) for node in cluster.facts["nodes"] for path in node["drives"]]
     # Shard 0 of a part begins with the part's first bytes.
@@ -101,31 +150,11 @@ def test_rot_in_a_run_heals(cluster):
     s3 = cluster.s3(1)
     s3.create_bucket(Bucket="runs")
     bodies = {f"run/{n:06}": os.urandom(2000) for n in range(800)}
-
-    def put(key):
-        s3.put_object(Bucket="runs", Key=key, Body=bodies[key])
-
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        list(pool.map(put, bodies))
-        again = [key for n, key in enumerate(bodies) if n % 8 == 0]
-        bodies |= {key: os.urandom(1500) for key in again}
-        list(pool.map(put, again))
-    gone = [key for n, key in enumerate(bodies) if n % 8 == 1]
-    s3.delete_objects(Bucket="runs", Delete={"Objects": [{"Key": key} for key in gone]})
-    for key in gone:
-        del bodies[key]
+    put_all(s3, "runs", bodies)
+    delete_some(s3, "runs", bodies)
     wait_full_width(cluster, "runs", list(bodies)[::50], 60)
-    for node, drive in ((2, 1), (3, 2)):
-        # What a drive holds goes into a run when its node ends.
-        cluster.fault("stop-node", str(node))
-        runs = sorted((pathlib.Path(cluster.facts["nodes"][node - 1]["drives"][drive - 1]) / "runs").glob("*.run"))
-        assert runs, "no run to rot"
-        for part in (15, 40):
-            flip(runs[0], runs[0].stat().st_size * part // 100)
-        cluster.fault("start-node", str(node))
-    cluster.adminctl("scrub", "rate", str(256 << 20))
-    cluster.adminctl("scrub", "start")
-    logs = [pathlib.Path(cluster.dir) / f"node{node}" / "log" for node in (2, 3)]
+    logs = rot_runs(cluster, ((2, 1), (3, 2)), lambda runs: [
+        (runs[0], runs[0].stat().st_size * part // 100) for part in (15, 40)])
     deadline = time.monotonic() + 90
     while not all("ranges of rot are filled" in log.read_text() for log in logs):
         assert time.monotonic() < deadline, [log.read_text()[-2000:] for log in logs]
@@ -133,12 +162,7 @@ def test_rot_in_a_run_heals(cluster):
     told = {row["drive"]: row for row in json.loads(cluster.adminctl("--json", "drive", "list").stdout)}
     assert all(row["state"] == "healthy" for row in told.values()), told
     wait_full_width(cluster, "runs", list(bodies)[::7], 60)
-    for node in (1, 2, 3, 4):
-        s3 = cluster.s3(node)
-        assert listed(s3, "runs") == sorted(bodies), node
-        with concurrent.futures.ThreadPoolExecutor(8) as pool:
-            found = pool.map(lambda key: digest(s3.get_object(Bucket="runs", Key=key)["Body"].read()), bodies)
-            assert list(found) == [digest(body) for body in bodies.values()], node
+    assert_served_everywhere(cluster, "runs", bodies)
     # What is left is deleted like anything else, and the bucket is empty.
     keys = list(bodies)
     for at in range(0, len(keys), 500):
@@ -180,41 +204,20 @@ def test_rot_of_places_heals(cluster):
     s3.create_bucket(Bucket="places")
     bodies = {f"place/{n:06}": os.urandom(2000) for n in range(900)}
     bodies |= {f"large/{n}": os.urandom(VOLUME) for n in range(12)}
-
-    def put(key):
-        s3.put_object(Bucket="places", Key=key, Body=bodies[key])
-
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        list(pool.map(put, bodies))
-        again = [key for n, key in enumerate(bodies) if n % 8 == 0]
-        bodies |= {key: os.urandom(1500) for key in again}
-        list(pool.map(put, again))
-    upload = s3.create_multipart_upload(Bucket="places", Key="multi")["UploadId"]
-    pieces, parts = [os.urandom(5 << 20), os.urandom(5 << 20), os.urandom(INLINE)], []
-    for number, piece in enumerate(pieces, 1):
-        part = s3.upload_part(Bucket="places", Key="multi", UploadId=upload, PartNumber=number, Body=piece)
-        parts.append({"PartNumber": number, "ETag": part["ETag"]})
-    s3.complete_multipart_upload(Bucket="places", Key="multi", UploadId=upload, MultipartUpload={"Parts": parts})
+    put_all(s3, "places", bodies)
+    pieces = [os.urandom(5 << 20), os.urandom(5 << 20), os.urandom(INLINE)]
+    put_in_parts(s3, "places", "multi", pieces)
     bodies["multi"] = b"".join(pieces)
-    gone = [key for n, key in enumerate(bodies) if n % 8 == 1]
-    s3.delete_objects(Bucket="places", Delete={"Objects": [{"Key": key} for key in gone]})
-    for key in gone:
-        del bodies[key]
+    delete_some(s3, "places", bodies)
     plain = [key for key in bodies if key != "multi"]
     wait_full_width(cluster, "places", plain[::50], 60)
-    harmed = ((2, 1), (3, 2))
-    for node, drive in harmed:
-        # What a drive holds goes into a run when its node ends.
-        cluster.fault("stop-node", str(node))
-        runs = sorted((pathlib.Path(cluster.facts["nodes"][node - 1]["drives"][drive - 1]) / "runs").glob("*.run"))
-        found = [(run, offset) for run in runs for offset in blocks_of_places(run)]
+
+    def two_blocks(runs):
+        found = [(run, offset + 100) for run in runs for offset in blocks_of_places(run)]
         assert len(found) > 3, runs
-        for run, offset in (found[0], found[2]):
-            flip(run, offset + 100)
-        cluster.fault("start-node", str(node))
-    cluster.adminctl("scrub", "rate", str(256 << 20))
-    cluster.adminctl("scrub", "start")
-    logs = [pathlib.Path(cluster.dir) / f"node{node}" / "log" for node, _ in harmed]
+        return found[0], found[2]
+
+    logs = rot_runs(cluster, ((2, 1), (3, 2)), two_blocks)
     told, deadline = set(), time.monotonic() + 120
     while not all("ranges of rot are healed" in log.read_text() for log in logs):
         rows = json.loads(cluster.adminctl("--json", "drive", "list").stdout)
@@ -231,12 +234,7 @@ def test_rot_of_places_heals(cluster):
     wait_full_width(cluster, "places", plain, 120)
     rows = json.loads(cluster.adminctl("--json", "drive", "list").stdout)
     assert all((row["state"], row["detail"]) == ("healthy", "") for row in rows), rows
-    for node in (1, 2, 3, 4):
-        s3 = cluster.s3(node)
-        assert listed(s3, "places") == sorted(bodies), node
-        with concurrent.futures.ThreadPoolExecutor(8) as pool:
-            found = pool.map(lambda key: digest(s3.get_object(Bucket="places", Key=key)["Body"].read()), bodies)
-            assert list(found) == [digest(body) for body in bodies.values()], node
+    assert_served_everywhere(cluster, "places", bodies)
     # The count of what is live is right again: a pass owes nothing in the end.
     from test_scrub import a_pass, status
 
